@@ -1,0 +1,17 @@
+"""Conditioners: methods that answer p(x_target | x_observed) for any split of the features."""
+
+from vae_arbcond.conditioners.base import (
+    ArbitraryConditioner,
+    DensityConditioner,
+    Inference,
+    LatentConditioner,
+)
+from vae_arbcond.conditioners.posterior_matching import PosteriorMatching
+
+__all__ = [
+    "ArbitraryConditioner",
+    "DensityConditioner",
+    "Inference",
+    "LatentConditioner",
+    "PosteriorMatching",
+]

@@ -1,0 +1,299 @@
+"""Likelihood heads: decoder output -> p(x | z), features independent given z.
+
+Every head keeps the features in the batch shape, so that a mask [B, *F] fits it, and has zero
+in its support (see `over_features`). A head is told the data's shape by `build_for` when the
+model creates its variables: nothing in a configuration repeats what the data says.
+"""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from vae_arbcond.distributions.columns import Columns
+from vae_arbcond.registry import register
+from vae_arbcond.shapes import DataSpec
+
+tfd = tfp.distributions
+
+
+class LikelihoodHead(keras.layers.Layer):
+    """Base: decoder output -> distribution with batch_shape [..., *F], event_shape *E.
+
+    Args:
+      per_feature: the decoder's output already has the feature axes, [..., *F, K] (a
+        convolutional decoder), instead of [..., H].
+    """
+
+    def __init__(self, per_feature: bool = False, name: str | None = None):
+        super().__init__(name=name)
+        self.per_feature = per_feature
+
+    def build_for(self, spec: DataSpec) -> None:
+        """Creates the output layers for data of this shape.
+
+        Raises:
+          ValueError: the head cannot model such data.
+        """
+        raise NotImplementedError
+
+    def check_real(self, spec: DataSpec) -> None:
+        """Refuses categorical columns and colour, for the heads of single real features."""
+        if any(spec.levels or ()):
+            raise ValueError(
+                f"{type(self).__name__} models real features only, but columns "
+                f"{[i for i, n in enumerate(spec.levels) if n]} are categorical. Use "
+                f"MixedColumns as the likelihood head of a mixed table."
+            )
+        if spec.event_shape:
+            raise ValueError(
+                f"{type(self).__name__} models one number a feature, but the data has "
+                f"{spec.event_shape} of them. Make each channel a feature: reshape x."
+            )
+
+    def dense_parameters(self, spec: DataSpec, num_parameters: int):
+        """A layer that maps the decoder's output to [..., *F, num_parameters]."""
+        if self.per_feature:
+            return keras.layers.Dense(num_parameters)
+        return keras.layers.Dense(spec.num_features * num_parameters)
+
+    def feature_parameters(self, layer, h, spec: DataSpec, num_parameters: int):
+        """Applies `layer` and returns `num_parameters` tensors [..., *F], float32."""
+        out = tf.cast(layer(h), tf.float32)
+        if not self.per_feature:
+            shape = [*spec.feature_shape, num_parameters]
+            out = tf.reshape(out, tf.concat([tf.shape(out)[:-1], shape], 0))
+            out = tf.ensure_shape(out, [*h.shape[:-1], *shape])
+        return tf.unstack(out, num_parameters, axis=-1)
+
+
+@register
+class Normal(LikelihoodHead):
+    """One Normal per feature, mean and scale both from the network."""
+
+    def __init__(
+        self, min_scale: float = 1e-2, per_feature: bool = False, name: str | None = None
+    ):
+        super().__init__(per_feature, name=name)
+        self.min_scale = min_scale
+
+    def build_for(self, spec):
+        self.check_real(spec)
+        self.spec = spec
+        self.params = self.dense_parameters(spec, 2)
+
+    def call(self, h):
+        loc, raw = self.feature_parameters(self.params, h, self.spec, 2)
+        return tfd.Normal(loc, self.min_scale + tf.nn.softplus(raw))
+
+
+class _LearnedScale(LikelihoodHead):
+    """A Normal per feature whose scale is a weight, not a network output."""
+
+    def __init__(
+        self,
+        min_scale: float = 1e-2,
+        initial_scale: float = 1.0,
+        per_feature: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(per_feature, name=name)
+        self.min_scale, self.initial_scale = min_scale, initial_scale
+        if initial_scale <= min_scale:
+            raise ValueError(
+                f"initial_scale must be above min_scale = {min_scale}, got {initial_scale}."
+            )
+
+    def scale_shape(self, spec):
+        raise NotImplementedError
+
+    def build_for(self, spec):
+        self.check_real(spec)
+        self.spec = spec
+        self.params = self.dense_parameters(spec, 1)
+        start = _inverse_softplus(self.initial_scale - self.min_scale)
+        self.raw_scale = self.add_weight(
+            shape=self.scale_shape(spec), initializer=_constant(start), name="raw_scale"
+        )
+
+    def call(self, h):
+        (loc,) = self.feature_parameters(self.params, h, self.spec, 1)
+        scale = self.min_scale + tf.nn.softplus(tf.convert_to_tensor(self.raw_scale))
+        return tfd.Normal(loc, tf.cast(scale, tf.float32))
+
+
+@register
+class SharedScaleNormal(_LearnedScale):
+    """Normal with ONE learned scale for all features (Posterior Matching's tables)."""
+
+    def scale_shape(self, spec):
+        return ()
+
+
+@register
+class FeatureScaleNormal(_LearnedScale):
+    """Normal with one learned scale per feature, whatever z: factor analysis' noise."""
+
+    def scale_shape(self, spec):
+        return spec.feature_shape
+
+
+@register
+class StudentT(LikelihoodHead):
+    """One Student-t per feature: location, scale and degrees of freedom from the network.
+
+    Heavy tails keep single wild cells from pulling the fit.
+
+    Args:
+      min_scale: lower bound on the scale.
+      min_df: lower bound on the degrees of freedom; above 2 the variance is finite.
+    """
+
+    def __init__(
+        self,
+        min_scale: float = 1e-2,
+        min_df: float = 3.0,
+        per_feature: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(per_feature, name=name)
+        self.min_scale, self.min_df = min_scale, min_df
+
+    def build_for(self, spec):
+        self.check_real(spec)
+        self.spec = spec
+        self.params = self.dense_parameters(spec, 3)
+
+    def call(self, h):
+        loc, raw_scale, raw_df = self.feature_parameters(self.params, h, self.spec, 3)
+        return tfd.StudentT(
+            self.min_df + tf.nn.softplus(raw_df),
+            loc,
+            self.min_scale + tf.nn.softplus(raw_scale),
+        )
+
+
+@register
+class Bernoulli(LikelihoodHead):
+    """One Bernoulli per feature; grey values in [0, 1] are read as probabilities."""
+
+    def __init__(self, per_feature: bool = False, name: str | None = None):
+        super().__init__(per_feature, name=name)
+
+    def build_for(self, spec):
+        self.check_real(spec)
+        self.spec = spec
+        self.params = self.dense_parameters(spec, 1)
+
+    def call(self, h):
+        (logits,) = self.feature_parameters(self.params, h, self.spec, 1)
+        return tfd.Bernoulli(logits, dtype=tf.float32)  # int32 by default; x is float32.
+
+
+@register
+class Categorical(LikelihoodHead):
+    """One categorical variable per feature, all with `num_levels` levels; x is the index."""
+
+    def __init__(self, num_levels: int, per_feature: bool = False, name: str | None = None):
+        super().__init__(per_feature, name=name)
+        self.num_levels = num_levels
+
+    def build_for(self, spec):
+        for i, levels in enumerate(spec.levels or ()):
+            if levels != self.num_levels:
+                raise ValueError(
+                    f"Categorical(num_levels={self.num_levels}) models columns that all have "
+                    f"{self.num_levels} levels, but column {i} has {levels} (0 = real). Use "
+                    f"MixedColumns for a table whose columns differ."
+                )
+        self.spec = spec
+        self.params = self.dense_parameters(spec, self.num_levels)
+
+    def call(self, h):
+        logits = tf.stack(
+            self.feature_parameters(self.params, h, self.spec, self.num_levels), axis=-1
+        )
+        return tfd.Categorical(logits, dtype=tf.float32)
+
+
+@register
+class MixedColumns(LikelihoodHead):
+    """Normal for each real column, categorical for each column with levels: `Columns`.
+
+    Args:
+      min_scale: lower bound on a real column's standard deviation.
+      network_scale: True lets the scale of a real column depend on z; False makes it one
+        weight per column, which overfits less on small tables.
+    """
+
+    def __init__(
+        self, min_scale: float = 1e-2, network_scale: bool = False, name: str | None = None
+    ):
+        super().__init__(name=name)
+        self.min_scale, self.network_scale = min_scale, network_scale
+
+    def build_for(self, spec):
+        if len(spec.x_shape) != 1:
+            raise ValueError(
+                f"MixedColumns models tables, rows of shape (D,); this data has rows of shape "
+                f"{spec.x_shape}. Use Bernoulli or a Normal head for images."
+            )
+        levels = spec.levels or (0,) * spec.num_features
+        self.real = [i for i, n in enumerate(levels) if n == 0]
+        self.categorical = [i for i, n in enumerate(levels) if n > 0]
+        self.sizes = [levels[i] for i in self.categorical]
+        if self.real:
+            self.loc = keras.layers.Dense(len(self.real))
+            start = _inverse_softplus(1.0 - self.min_scale)
+            if self.network_scale:
+                self.raw_scale = keras.layers.Dense(
+                    len(self.real), bias_initializer=_constant(start)
+                )
+            else:
+                self.raw_scale = self.add_weight(
+                    shape=(len(self.real),), initializer=_constant(start), name="raw_scale"
+                )
+        if self.categorical:
+            self.logits = keras.layers.Dense(sum(self.sizes))
+
+    def call(self, h):
+        parts, indices = [], []
+        if self.real:
+            raw = (
+                self.raw_scale(h)
+                if self.network_scale
+                else tf.convert_to_tensor(self.raw_scale)
+            )
+            loc = tf.cast(self.loc(h), tf.float32)
+            scale = self.min_scale + tf.nn.softplus(tf.cast(raw, tf.float32))
+            parts.append(tfd.Normal(loc, scale))
+            indices.append(self.real)
+        if self.categorical:
+            parts.append(tfd.Categorical(self._padded_logits(h), dtype=tf.float32))
+            indices.append(self.categorical)
+        return Columns(parts, indices)
+
+    def _padded_logits(self, h):
+        """[..., Dc, max levels]; the levels a column does not have get probability 0."""
+        flat = tf.cast(self.logits(h), tf.float32)
+        widest = max(self.sizes)
+        if all(size == widest for size in self.sizes):
+            shape = tf.concat([tf.shape(flat)[:-1], [len(self.sizes), widest]], 0)
+            padded = tf.reshape(flat, shape)
+        else:
+            rows = tf.pad(flat, [[0, 0]] * (flat.shape.rank - 1) + [[0, 1]])
+            spare, start, index = sum(self.sizes), 0, []
+            for size in self.sizes:
+                index.append([start + j if j < size else spare for j in range(widest)])
+                start += size
+            # -1e9 and not -inf: 0 * -inf would make gradients NaN.
+            absent = tf.constant(index) == spare
+            padded = tf.where(absent, -1e9, tf.gather(rows, index, axis=-1))
+        return tf.ensure_shape(padded, [*h.shape[:-1], len(self.sizes), widest])
+
+
+def _constant(value: float):
+    return keras.initializers.Constant(value)
+
+
+def _inverse_softplus(y: float) -> float:
+    return float(tf.math.log(tf.math.expm1(tf.constant(y, tf.float64))))

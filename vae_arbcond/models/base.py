@@ -1,0 +1,167 @@
+"""What a latent-variable model is, and what everything that can be trained has in common."""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from vae_arbcond.models.schedules import ConstantBeta
+from vae_arbcond.shapes import DataSpec
+
+tfd = tfp.distributions
+
+
+class Stage(NamedTuple):
+    """One part of a training: `trainable.train_step` for `num_steps` steps.
+
+    Attributes:
+      name: what the progress bar and the logs call it.
+      trainable: whose loss is minimised: the method itself, or its base model.
+      num_steps: None takes the number of steps that `train` is given.
+    """
+
+    name: str
+    trainable: "Trainable"
+    num_steps: int | None = None
+
+
+class Trainable(keras.Model):
+    """A Keras model without a single forward pass: densities, and loss terms to minimise.
+
+    `create_variables(spec)` takes the place of `build`: the spec travels in the `.keras` file,
+    so a loaded model has its weights and knows the shape of its data.
+    """
+
+    spec: DataSpec | None = None
+    train_seed = (0, 0)
+
+    @property
+    def feature_ndims(self) -> int:
+        """Number of axes in *F: 1 for a table, 2 for an image."""
+        return 1 if self.spec is None else len(self.spec.feature_shape)
+
+    def loss_terms(self, x, present, observed, seed, step, training) -> dict[str, tf.Tensor]:
+        """Terms to minimise, each [B], by the name they are logged under.
+
+        Args:
+          x: float32 [B, *F, *E].
+          present: bool [B, *F]; True = the value exists in the data.
+          observed: bool [B, *F]; True = the model may see the value. Entries that are not
+            present count as hidden whatever `observed` says.
+          seed: int32 [2].
+          step: integer scalar, for schedules.
+          training: True switches dropout on.
+        """
+        raise NotImplementedError
+
+    def call(self, x, present, observed, seed, step, training=False):
+        """`loss_terms`, entered through Keras so that `training` reaches every layer."""
+        return self.loss_terms(x, present, observed, seed, step, training)
+
+    def stages(self) -> list[Stage]:
+        """The parts of a training, in order. One, unless a method overrides this."""
+        return [Stage("training", self)]
+
+    def variables_to_train(self) -> list:
+        """Variables that `train_step` changes."""
+        return self.trainable_variables
+
+    def train_step(self, batch):
+        """One optimiser step on (x, present, observed); returns the mean of each loss term.
+
+        The noise is a function of `train_seed`, the optimiser's step and the replica, so an
+        interrupted training continues with the noise it would have had.
+        """
+        x, present, observed = batch
+        step = self.optimizer.iterations
+        context = tf.distribute.get_replica_context()
+        seed = tf.random.experimental.stateless_fold_in(
+            tf.constant(self.train_seed, tf.int32), step
+        )
+        seed = tf.random.experimental.stateless_fold_in(seed, context.replica_id_in_sync_group)
+        variables = self.variables_to_train()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([v.value for v in variables])
+            terms = self(x, present, observed, seed=seed, step=step, training=True)
+            means = {name: tf.reduce_mean(term) for name, term in terms.items()}
+            total = tf.add_n(list(means.values()))
+            # The optimiser sums gradients over replicas; each holds its share of the batch.
+            share = total / context.num_replicas_in_sync
+        gradients = tape.gradient(share, [v.value for v in variables])
+        self.optimizer.apply(gradients, variables)
+        return {"loss": total, **means}
+
+    def create_variables(self, spec: DataSpec):
+        """Creates all weights for data of this shape; returns self.
+
+        Args:
+          spec: the data's shape and, for tables, the number of levels of each column.
+        """
+        self.build_for(spec)
+        x = tf.zeros([1, *spec.x_shape])
+        seen = tf.ones([1, *spec.feature_shape], tf.bool)
+        self(x, seen, seen, seed=tf.zeros([2], tf.int32), step=tf.constant(0))
+        self.dry_run(x, seen)
+        return self
+
+    def build_for(self, spec: DataSpec) -> None:
+        """Tells the parts the data's shape. Overriders call super and pass it on."""
+        self.spec = spec
+        self.built = True  # There is no single call for Keras to trace the weights from.
+
+    def dry_run(self, x, seen) -> None:
+        """Calls whatever creates weights that `loss_terms` alone does not create."""
+
+    def get_build_config(self):
+        return None if self.spec is None else {"spec": self.spec.to_config()}
+
+    def build_from_config(self, config):
+        self.create_variables(DataSpec.from_config(config["spec"]))
+
+
+class LatentVariableModel(Trainable):
+    """p(z) p(x | z) with an inference network q(z | x). Base of every model in models/.
+
+    The invariant that makes tables, pixels and mixed columns one problem: a mask has exactly
+    the batch shape of the likelihood. `z` is opaque outside its own model.
+    """
+
+    beta = ConstantBeta()
+
+    def prior(self) -> tfd.Distribution:
+        """p(z): batch_shape []."""
+        raise NotImplementedError
+
+    def posterior(self, x, present) -> tfd.Distribution:
+        """q(z | x) from x [B, *F, *E]: batch_shape [B]. Entries not `present` are unseen."""
+        raise NotImplementedError
+
+    def likelihood(self, z) -> tfd.Distribution:
+        """p(x | z) for z [..., B, Z]: batch_shape [..., B, *F], event_shape *E."""
+        raise NotImplementedError
+
+    def elbo(self, x, present, seed, beta=1.0, posterior=None) -> tf.Tensor:
+        """E_q[log p(x | z)] - beta KL(q(z | x) || p(z)): [B], nats.
+
+        Args:
+          x: float32 [B, *F, *E].
+          present: bool [B, *F]; only present entries are scored.
+          seed: int32 [2].
+          beta: weight of the KL term; 1 is the bound.
+          posterior: q(z | x) where the caller has it already.
+        """
+        raise NotImplementedError
+
+    def loss_terms(self, x, present, observed, seed, step, training):
+        """The negative ELBO of the present entries; the mask plays no part."""
+        del observed, training
+        return {"negative_elbo": -self.elbo(x, present, seed, beta=self.beta(step))}
+
+
+def kl_divergence(q: tfd.Distribution, p: tfd.Distribution, z) -> tf.Tensor:
+    """KL(q || p) [B] in closed form where TFP knows one, else log q(z) - log p(z) at z ~ q."""
+    try:
+        return tfd.kl_divergence(q, p)
+    except NotImplementedError:
+        return q.log_prob(z) - p.log_prob(z)

@@ -1,0 +1,181 @@
+"""Networks as plain factories: tensors in, tensors out, no distributions and no masks.
+
+Every factory returns an unbuilt `keras.Sequential`, which saves and loads with the model it is
+part of. `MaskedInput` is the one layer that knows what a mask is: how x_o enters a network.
+"""
+
+from collections.abc import Sequence
+
+import gin
+import keras
+import tensorflow as tf
+
+from vae_arbcond.registry import PACKAGE, register
+from vae_arbcond.shapes import DataSpec, expand_features
+
+
+@register
+class MaskedInput(keras.layers.Layer):
+    """(x, observed) -> one tensor for a network: [x_o with zeros elsewhere, the mask].
+
+    Posterior Matching, Sec. 3.4. A categorical column enters as a one-hot vector, zero where
+    it is not observed. For an image the mask is one more channel.
+
+    Shapes: x [B, *F, *E], observed bool [B, *F] -> [B, sum_d max(1, levels_d) + D] for a
+    table, [B, H, W, C + 1] for an image.
+    """
+
+    def __init__(self, name: str | None = None):
+        super().__init__(name=name)
+        self.levels = None
+
+    def build_for(self, spec: DataSpec) -> None:
+        self.levels = spec.levels if any(spec.levels or ()) else None
+        if self.levels and len(spec.x_shape) != 1:
+            raise ValueError(
+                f"Categorical columns come in tables, rows of shape (D,); this data has levels "
+                f"and rows of shape {spec.x_shape}."
+            )
+
+    def call(self, x, observed):
+        seen = tf.where(expand_features(observed, x), x, 0.0)
+        b = tf.cast(observed, x.dtype)
+        if self.levels is None:
+            if observed.shape.rank == 2:
+                return tf.concat([seen, b], axis=-1)
+            if x.shape.rank == observed.shape.rank:
+                seen = seen[..., tf.newaxis]
+            return tf.concat([seen, b[..., tf.newaxis]], axis=-1)
+        pieces = []
+        for d, size in enumerate(self.levels):
+            column = seen[..., d]
+            if size:
+                column = tf.one_hot(tf.cast(column, tf.int32), size) * b[..., d, tf.newaxis]
+            else:
+                column = column[..., tf.newaxis]
+            pieces.append(column)
+        return tf.concat([*pieces, b], axis=-1)
+
+
+@register
+class ResidualBlock(keras.layers.Layer):
+    """h + W2 dropout(act(norm(W1 act(norm(h))))): pre-activation, of constant width."""
+
+    def __init__(
+        self,
+        hidden: int,
+        activation: str = "relu",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        activate = keras.layers.Activation
+        norms = [keras.layers.LayerNormalization() for _ in range(2 * layer_norm)]
+        first = [*norms[:1], activate(activation), keras.layers.Dense(hidden)]
+        second = [*norms[1:], activate(activation)]
+        if dropout:
+            second.append(keras.layers.Dropout(dropout))
+        # A small last layer makes a new block close to the identity.
+        small = keras.initializers.VarianceScaling(0.1)
+        self.branch = keras.Sequential(
+            [*first, *second, keras.layers.Dense(hidden, kernel_initializer=small)]
+        )
+
+    def call(self, h):
+        return h + self.branch(h)
+
+
+@gin.register(module=PACKAGE)
+def mlp(
+    units: Sequence[int] = (128, 128), activation: str = "relu", dropout: float = 0.0
+) -> keras.Sequential:
+    """[N, H] -> [N, units[-1]]: fully connected layers, each followed by `activation`.
+
+    Args:
+      units: widths of the layers.
+      activation: a Keras activation's name.
+      dropout: share of each layer's outputs dropped in training.
+    """
+    layers = [keras.layers.Flatten()]  # Images; nothing to do for rows of a table.
+    for width in units:
+        layers.append(keras.layers.Dense(width, activation=activation))
+        if dropout:
+            layers.append(keras.layers.Dropout(dropout))
+    return keras.Sequential(layers)
+
+
+@gin.register(module=PACKAGE)
+def residual_mlp(
+    hidden: int = 256,
+    blocks: int = 2,
+    activation: str = "relu",
+    layer_norm: bool = False,
+    dropout: float = 0.0,
+    final_activation: bool = False,
+) -> keras.Sequential:
+    """[N, H] -> [N, hidden]: a linear map, then residual blocks (Posterior Matching, D.1).
+
+    Without `final_activation` there is a linear path from input to output, so that a decoder
+    made of this network contains factor analysis as the case where the blocks are silent.
+
+    Args:
+      hidden: width of every layer.
+      blocks: number of residual blocks.
+      activation: a Keras activation's name.
+      layer_norm: normalise before every activation.
+      dropout: share dropped inside each block in training.
+      final_activation: apply `activation` to the output, as the paper's published code does.
+    """
+    layers = [keras.layers.Flatten(), keras.layers.Dense(hidden)]
+    layers += [ResidualBlock(hidden, activation, layer_norm, dropout) for _ in range(blocks)]
+    if final_activation:
+        layers.append(keras.layers.Activation(activation))
+    return keras.Sequential(layers)
+
+
+@gin.register(module=PACKAGE)
+def conv_encoder(
+    layers: Sequence[tuple[int, int, int]] = ((32, 3, 1), (32, 3, 2), (64, 3, 2)),
+    activation: str = "leaky_relu",
+) -> keras.Sequential:
+    """[N, H, W, C] -> [N, features]: convolutions, then flattened.
+
+    Args:
+      layers: (filters, kernel size, stride) of each convolution, 'same' padding.
+      activation: a Keras activation's name, after every convolution.
+    """
+    stack = [
+        keras.layers.Conv2D(filters, kernel, stride, padding="same", activation=activation)
+        for filters, kernel, stride in layers
+    ]
+    return keras.Sequential([*stack, keras.layers.Flatten()])
+
+
+@gin.register(module=PACKAGE)
+def conv_decoder(
+    start: tuple[int, int, int] = (2, 2, 64),
+    layers: Sequence[tuple[int, int, int]] = ((64, 3, 2), (32, 3, 2), (32, 3, 1)),
+    activation: str = "leaky_relu",
+) -> keras.Sequential:
+    """[N, Z] -> [N, H, W, filters]: a linear map, then transposed convolutions.
+
+    Use it with a likelihood head whose `per_feature` is True.
+
+    Args:
+      start: (height, width, channels) of the first map; strides multiply it up to (H, W).
+      layers: (filters, kernel size, stride) of each transposed convolution.
+      activation: a Keras activation's name, after every layer.
+    """
+    height, width, channels = start
+    stack = [
+        keras.layers.Dense(height * width * channels, activation=activation),
+        keras.layers.Reshape((height, width, channels)),
+    ]
+    stack += [
+        keras.layers.Conv2DTranspose(
+            filters, kernel, stride, padding="same", activation=activation
+        )
+        for filters, kernel, stride in layers
+    ]
+    return keras.Sequential(stack)

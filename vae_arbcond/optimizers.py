@@ -1,0 +1,65 @@
+"""Optimisers as gin-injectable factories: called once for every stage of a training."""
+
+import gin
+import keras
+
+from vae_arbcond.registry import PACKAGE
+
+
+@gin.register(module=PACKAGE)
+def adam(
+    learning_rate: float = 1e-3,
+    decay_rate: float = 1.0,
+    decay_steps: int = 5000,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+) -> keras.optimizers.Optimizer:
+    """Adam; learning rate times `decay_rate` every `decay_steps` steps, continuously.
+
+    Args:
+      learning_rate: at step 0. Posterior Matching: 1e-3.
+      decay_rate: 1 keeps it constant. Posterior Matching: 0.9.
+      decay_steps: steps for one factor of `decay_rate`.
+      weight_decay: decoupled, on matrices only (the paper's published code: 1e-5).
+      clip_norm: largest norm of the whole gradient; None does not clip.
+    """
+    if decay_rate != 1.0:
+        learning_rate = keras.optimizers.schedules.ExponentialDecay(
+            learning_rate, decay_steps, decay_rate
+        )
+    return _adam(learning_rate, weight_decay, clip_norm)
+
+
+@gin.register(module=PACKAGE)
+def adam_cosine(
+    num_steps: int,
+    learning_rate: float = 1e-3,
+    warmup_steps: int = 0,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+) -> keras.optimizers.Optimizer:
+    """Adam with a linear warm-up and a half cosine down to 0 at `num_steps`.
+
+    Args:
+      num_steps: step at which the rate reaches 0; the number of training steps.
+      learning_rate: the highest rate.
+      warmup_steps: steps from 0 to the highest rate.
+      weight_decay, clip_norm: as for `adam`.
+    """
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup_steps else learning_rate,
+        max(num_steps - warmup_steps, 1),
+        warmup_target=learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+    return _adam(schedule, weight_decay, clip_norm)
+
+
+def _adam(learning_rate, weight_decay, clip_norm):
+    if not weight_decay:
+        return keras.optimizers.Adam(learning_rate, global_clipnorm=clip_norm)
+    optimizer = keras.optimizers.AdamW(
+        learning_rate, weight_decay=weight_decay, global_clipnorm=clip_norm
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "raw_scale"])
+    return optimizer

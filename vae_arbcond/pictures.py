@@ -1,0 +1,36 @@
+"""Grids of images as arrays, for TensorBoard and the demo."""
+
+import numpy as np
+
+HIDDEN = (0.80, 0.45, 0.20)  # the colour of what the model could not see
+
+
+def inpainting_grid(x, observed, completions, scale: int = 4, gap: int = 1) -> np.ndarray:
+    """One row an image: original, what was seen, each completion, their mean.
+
+    Args:
+      x: [B, H, W] or [B, H, W, 3], values in [0, 1].
+      observed: bool [B, H, W]; hidden pixels are drawn in colour.
+      completions: [S, B, H, W] or [S, B, H, W, 3].
+      scale: size of a pixel.
+      gap: white pixels between images, before scaling.
+
+    Returns:
+      float32 [height, width, 3] in [0, 1].
+    """
+    x, completions = _rgb(np.asarray(x), 3), _rgb(np.asarray(completions), 4)
+    hidden = ~np.asarray(observed)
+    seen = np.where(hidden[..., np.newaxis], np.asarray(HIDDEN, np.float32), x)
+    columns = [x, seen, *completions, completions.mean(0)]
+    padded = [
+        np.pad(c, [(0, 0), (0, gap), (0, gap), (0, 0)], constant_values=1.0) for c in columns
+    ]
+    grid = np.concatenate([np.concatenate(list(c), axis=0) for c in padded], axis=1)
+    grid = np.clip(np.nan_to_num(grid, nan=0.0), 0.0, 1.0)
+    return np.repeat(np.repeat(grid, scale, axis=0), scale, axis=1).astype(np.float32)
+
+
+def _rgb(images: np.ndarray, grey_ndim: int) -> np.ndarray:
+    if images.ndim == grey_ndim:
+        return np.repeat(images[..., np.newaxis], 3, axis=-1)
+    return images

@@ -1,0 +1,199 @@
+"""Run directories: what a training leaves behind and everything else starts from.
+
+    model.keras            the best model so far, whole at any moment
+    schema.json            the user's units <-> the model's
+    operative_config.gin   every parameter that was used (written by the command line)
+    metrics.json           how training and evaluation went
+    checkpoints/           to continue an interrupted training
+    tensorboard/           logs
+
+Files are written under a temporary name and renamed, so an interrupted write leaves the old
+file. Nothing is pickled, and reading a run needs no configuration.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import zipfile
+
+import keras
+
+from vae_arbcond import conditioners, models  # noqa: F401 registers what .keras files name
+from vae_arbcond.models.base import Trainable
+from vae_arbcond.schema import load_schema
+
+MODEL, SCHEMA, METRICS, CONFIG = (
+    "model.keras",
+    "schema.json",
+    "metrics.json",
+    "operative_config.gin",
+)
+CHECKPOINTS = "checkpoints"
+
+
+class RunError(RuntimeError):
+    """A run directory cannot be used; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory that is being written."""
+
+    path: pathlib.Path
+
+    def save_model(self, model: Trainable) -> None:
+        """Replaces model.keras in one step."""
+        temporary = self.path / f".{os.getpid()}.{MODEL}"
+        # Optimisers belong to checkpoints; model.keras is the model alone.
+        parts = [m for m in model._flatten_layers() if isinstance(m, Trainable)]
+        optimizers = [part.optimizer for part in parts]
+        try:
+            for part in parts:
+                part.optimizer = None
+            model.save(temporary)
+            os.replace(temporary, self.path / MODEL)
+        finally:
+            for part, optimizer in zip(parts, optimizers, strict=True):
+                part.optimizer = optimizer
+            temporary.unlink(missing_ok=True)
+
+    def save_metrics(self, metrics: dict) -> None:
+        """Merges `metrics` into metrics.json, section by section."""
+        merged = {**read_metrics(self.path), **metrics}
+        write_text(self.path / METRICS, json.dumps(merged, indent=2) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A run directory that was read.
+
+    Attributes:
+      path: the directory.
+      conditioner: the trained method, weights and all.
+      schema: TableSchema or ImageSchema.
+      metrics: what training and evaluation recorded.
+      config: the operative gin configuration as text; empty when trained from Python.
+    """
+
+    path: pathlib.Path
+    conditioner: Trainable
+    schema: object
+    metrics: dict
+    config: str
+
+
+def start(run_dir, schema, resume: bool) -> Run:
+    """Creates a run directory, or opens it again when `resume` is True.
+
+    Raises:
+      RunError: it holds a run and `resume` is False; it holds none and `resume` is True; or
+        the data's schema is not the one the run was started with.
+    """
+    path = pathlib.Path(run_dir)
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file, but a run needs a directory. Choose another name.")
+    checkpoints = path / CHECKPOINTS
+    if resume:
+        if not checkpoints.is_dir():
+            raise RunError(
+                f"{path} holds no checkpoints, so there is nothing to resume. Start the run "
+                f"without --resume, or check the path."
+            )
+        if load_schema(path / SCHEMA) != schema:
+            raise RunError(
+                f"The data's schema differs from {path / SCHEMA}: the run was started on other "
+                f"data. Resume with the data it was started on, or start a new run."
+            )
+    elif any((path / name).exists() for name in (MODEL, CHECKPOINTS)):
+        raise RunError(
+            f"{path} already holds a run, and a new one would overwrite it. Continue it with "
+            f"--resume, or choose another --run_dir."
+        )
+    else:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        schema.save(path / SCHEMA)
+    return Run(path)
+
+
+def load(run_dir) -> LoadedRun:
+    """Reads a run directory.
+
+    Args:
+      run_dir: a directory that `train` wrote, or a zoo entry.
+
+    Raises:
+      RunError: no such directory, no model in it, or a file that is cut off.
+    """
+    path = pathlib.Path(run_dir)
+    if not path.is_dir():
+        raise RunError(f"There is no directory {path}. Pass the --run_dir of a training.")
+    for name in (MODEL, SCHEMA):
+        if not (path / name).is_file():
+            trained = (path / CHECKPOINTS).is_dir()
+            hint = (
+                " The training was stopped before its first validation: continue it with "
+                "arbcond-train --resume."
+                if trained
+                else " Pass the --run_dir of a training."
+            )
+            raise RunError(f"{path} holds no {name}.{hint}")
+    if not zipfile.is_zipfile(path / MODEL):
+        raise RunError(
+            f"{path / MODEL} is cut off or not a Keras file ({(path / MODEL).stat().st_size} "
+            f"bytes). Copy it again, or retrain: arbcond-train --resume writes it anew."
+        )
+    try:
+        conditioner = keras.saving.load_model(path / MODEL)
+    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise RunError(
+            f"{path / MODEL} could not be read ({first_line}). It may be damaged, or written "
+            f"by another version: {read_metrics(path).get('training', {}).get('versions')}."
+        ) from error
+    config = path / CONFIG
+    return LoadedRun(
+        path,
+        conditioner,
+        load_schema(path / SCHEMA),
+        read_metrics(path),
+        config.read_text() if config.is_file() else "",
+    )
+
+
+def read_metrics(path: pathlib.Path) -> dict:
+    """metrics.json of a run directory; empty when there is none.
+
+    Raises:
+      RunError: it is not JSON.
+    """
+    file = pathlib.Path(path) / METRICS
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise RunError(
+            f"{file} is not valid JSON ({error}). Delete it; evaluation writes it anew."
+        ) from error
+
+
+def write_text(path, text: str) -> None:
+    """Writes a file under a temporary name in the same directory, then renames it."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def versions() -> dict:
+    """Versions of what decides a result, for metrics.json."""
+    packages = ("tensorflow", "keras", "tensorflow-probability", "numpy")
+    return {"python": platform.python_version()} | {
+        package: importlib.metadata.version(package) for package in packages
+    }

@@ -1,0 +1,148 @@
+"""Shapes: the only place that raises on them.
+
+`B` batch, `S` samples, `*F` feature axes ([D] for a table, [H, W] for an image), `*E` axes
+inside one feature ([] or [C]). `x` is float32 [B, *F, *E]; every mask is bool [B, *F] and
+True means observed.
+"""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+
+def check_mask(features, x, feature_ndims: int, name: str = "observed") -> tf.Tensor:
+    """Checks that a mask is bool and has one entry per feature of `x`; returns it as a tensor.
+
+    Args:
+      features: bool [B, *F]. For `observed`: True = the model may see the feature.
+      x: float32 [B, *F, *E].
+      feature_ndims: number of axes in *F: 1 for a table, 2 for an image.
+      name: what the mask is called in the message: observed, present or target.
+
+    Raises:
+      TypeError: the mask is not bool. Floats are refused because half of the literature
+        writes 1 for observed and the other half 1 for missing.
+      ValueError: the shapes do not fit.
+    """
+    features = tf.convert_to_tensor(features)
+    if features.dtype != tf.bool:
+        raise TypeError(
+            f"{name} must be bool (True = {_MEANING[name]}), got {features.dtype.name}. For a "
+            f"0/1 array where 1 means that, pass tf.cast(array, tf.bool); where 1 means the "
+            f"opposite (1 = missing, say), pass array == 0."
+        )
+    want = x.shape[: 1 + feature_ndims]
+    if not features.shape.is_compatible_with(want):
+        hint = ""
+        if features.shape.is_compatible_with(x.shape):
+            hint = (
+                " One entry per pixel, not per channel: reduce the channel axis with "
+                "tf.reduce_all(mask, axis=-1)."
+            )
+        elif features.shape.is_compatible_with(want[1:]):
+            hint = " One mask for every row: add the batch axis with tf.broadcast_to."
+        raise ValueError(
+            f"{name} has shape {_show(features.shape)}, but x of shape {_show(x.shape)} with "
+            f"{feature_ndims} feature axis(es) needs {_show(want)}.{hint}"
+        )
+    return features
+
+
+_MEANING = {
+    "observed": "the model may see the value",
+    "present": "the value exists in the data",
+    "target": "score this value",
+}
+
+
+def _show(shape: tf.TensorShape) -> tuple:
+    return tuple(shape) if shape.rank is not None else ("unknown",)
+
+
+def check_x(x, x_shape) -> tf.Tensor:
+    """Checks that `x` is [B, *x_shape]; returns it as float32.
+
+    Raises:
+      ValueError: wrong rank or feature sizes; `x_shape` is what the model was built for.
+    """
+    x = tf.convert_to_tensor(x)
+    if x.dtype != tf.float32:
+        x = tf.cast(x, tf.float32)
+    if x_shape is not None and not x.shape.is_compatible_with([None, *x_shape]):
+        hint = ""
+        if x.shape.is_compatible_with(list(x_shape)):
+            hint = " A single row needs a batch axis: pass x[None]."
+        raise ValueError(
+            f"x has shape {_show(x.shape)}, but this model was built for rows of shape "
+            f"{tuple(x_shape)}, so x must be {('B', *x_shape)}.{hint}"
+        )
+    return x
+
+
+def check_seed(seed, allow_rows: bool = True) -> tf.Tensor:
+    """Returns `seed` as int32 [2], or [B, 2] (one seed a row) where that is allowed.
+
+    Raises:
+      ValueError: any other shape, a plain integer included.
+    """
+    seed = tf.convert_to_tensor(seed)
+    if seed.shape.rank not in ((1, 2) if allow_rows else (1,)) or seed.shape[-1] != 2:
+        raise ValueError(
+            f"seed must be two integers{', or [B, 2]: two for each row' * allow_rows}; got "
+            f"shape {_show(seed.shape)}. For one number n, pass [0, n]."
+        )
+    return tf.cast(seed, tf.int32)
+
+
+def expand_features(features: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """A mask [..., B, *F] as [..., B, *F, 1...], ready to broadcast against x [B, *F, *E]."""
+    event_ndims = x.shape.rank - features.shape.rank
+    return features[(..., *[tf.newaxis] * event_ndims)]
+
+
+def fold_batch(network, inputs: tf.Tensor, event_ndims: int = 1) -> tf.Tensor:
+    """Applies `network`, which accepts [N, *event] only, to inputs [..., *event]."""
+    leading = tf.shape(inputs)[: inputs.shape.rank - event_ndims]
+    flat = tf.reshape(inputs, tf.concat([[-1], tf.shape(inputs)[-event_ndims:]], 0))
+    outputs = network(tf.ensure_shape(flat, [None, *inputs.shape[-event_ndims:]]))
+    folded = tf.reshape(outputs, tf.concat([leading, tf.shape(outputs)[1:]], 0))
+    return tf.ensure_shape(
+        folded, [*inputs.shape[: inputs.shape.rank - event_ndims], *outputs.shape[1:]]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of the data before it can create its weights.
+
+    Attributes:
+      feature_shape: *F, one entry of a mask each: (D,) for a table, (H, W) for an image.
+      event_shape: *E, the axes inside one feature: () or (C,) for colour.
+      levels: for a table with categorical columns, the number of levels of each column and
+        0 for a real one; None when every feature is real.
+    """
+
+    feature_shape: tuple[int, ...]
+    event_shape: tuple[int, ...] = ()
+    levels: tuple[int, ...] | None = None
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of one row of x."""
+        return (*self.feature_shape, *self.event_shape)
+
+    @property
+    def num_features(self) -> int:
+        """Number of entries of one row's mask."""
+        return math.prod(self.feature_shape)
+
+    def to_config(self) -> dict:
+        """A JSON-serialisable dictionary; `DataSpec.from_config` reads it."""
+        return {
+            key: None if v is None else list(v) for key, v in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "DataSpec":
+        return cls(**{key: None if v is None else tuple(v) for key, v in config.items()})

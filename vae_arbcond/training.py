@@ -1,0 +1,360 @@
+"""One training loop for everything that is trained.
+
+`model.fit` of Keras 3 fails under several workers and with several steps a call under
+`MirroredStrategy`, so the loop is ours: a `tf.function` runs many steps, with `strategy.run`
+inside, and Keras' callbacks are driven from outside. Where it trains is the strategy whose
+scope `train` is called in.
+"""
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import gin
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vae_arbcond import pictures, runs
+from vae_arbcond.conditioners.base import DensityConditioner, LatentConditioner
+from vae_arbcond.data.pipeline import Dataset, Splits, batch_indices
+from vae_arbcond.models.base import Stage, Trainable
+from vae_arbcond.optimizers import adam
+from vae_arbcond.registry import PACKAGE
+
+STEPS_PER_CALL = 64  # optimiser steps inside one call of the compiled loop
+_fold_in = tf.random.experimental.stateless_fold_in
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what was kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """What `train` returns: the best conditioner seen and how it went."""
+
+    conditioner: Trainable
+    splits: Splits
+    metrics: dict
+
+
+@gin.configurable(module=PACKAGE)
+def train(
+    run_dir: str,
+    conditioner: Trainable,
+    data: Splits,
+    mask: Callable,
+    num_steps: int = 2000,
+    batch_size: int = 64,
+    optimizer: Callable[[], keras.optimizers.Optimizer] = adam,
+    validate_every: int = 250,
+    validation_mask: Callable | None = None,
+    validation_samples: int = 32,
+    patience: int | None = 10,
+    noise: float = 0.0,
+    seed: int = 0,
+    resume: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 1,
+) -> TrainingResult:
+    """Trains a conditioner (or a model alone) and leaves a run directory behind.
+
+    Args:
+      run_dir: created; `runs.load` reads it. It always holds the best model so far.
+      conditioner: what to train; every one of its `stages()` is run in order.
+      data: training, validation and test rows with their schema.
+      mask: mask generator for training.
+      num_steps: optimiser steps of every stage that does not say its own.
+      batch_size: rows a step, over all replicas.
+      optimizer: called once a stage.
+      validate_every: steps between validations; also the epochs of the progress bar.
+      validation_mask: mask generator for validation, drawn once; None takes `mask`.
+      validation_samples: samples of z for the validation log-likelihood.
+      patience: validations without improvement after which a stage stops; None never stops.
+      noise: standard deviation of Gaussian noise added to real features of each batch.
+      seed: of weights, masks, order and noise.
+      resume: continue an interrupted run from its last checkpoint.
+      callbacks: further Keras callbacks.
+      verbose: 0 silent, 1 progress bar with ETA, 2 a line an epoch.
+
+    Raises:
+      runs.RunError: `run_dir` holds a run already and `resume` is False, or nothing to resume.
+      TrainingError: the loss stopped being finite; the best model so far is kept.
+    """
+    strategy = tf.distribute.get_strategy()
+    if batch_size % strategy.num_replicas_in_sync:
+        raise ValueError(
+            f"batch_size is {batch_size}, which {strategy.num_replicas_in_sync} replicas "
+            f"cannot share equally; take a multiple of {strategy.num_replicas_in_sync}."
+        )
+    run = runs.start(run_dir, data.train.schema, resume)
+    keras.utils.set_random_seed(seed)
+    conditioner.create_variables(data.train.spec)
+    started = time.time()
+    history = {}
+    stages = conditioner.stages()
+    for number, stage in enumerate(stages):
+        loop = _StageLoop(
+            run=run,
+            whole=conditioner,
+            stage=stage._replace(num_steps=stage.num_steps or num_steps),
+            number=number,
+            data=data,
+            mask=mask,
+            validation_mask=validation_mask or mask,
+            validation_samples=validation_samples,
+            batch_size=batch_size,
+            optimizer=optimizer(),
+            noise=noise,
+            seed=seed,
+            patience=patience,
+            validate_every=validate_every,
+        )
+        history[stage.name] = loop.run_all(resume, list(callbacks), verbose)
+    metrics = {
+        "num_parameters": int(conditioner.count_params()),
+        "seconds": round(time.time() - started, 1),
+        "seed": seed,
+        "stages": history,
+        "versions": runs.versions(),
+    }
+    run.save_metrics({"training": metrics})
+    return TrainingResult(conditioner, data, metrics)
+
+
+class _StageLoop:
+    """Steps, validations, checkpoints and early stopping of one stage."""
+
+    def __init__(
+        self,
+        run,
+        whole,
+        stage: Stage,
+        number,
+        data,
+        mask,
+        validation_mask,
+        validation_samples,
+        batch_size,
+        optimizer,
+        noise,
+        seed,
+        patience,
+        validate_every,
+    ):
+        self.run, self.whole, self.stage, self.number = run, whole, stage, number
+        self.data, self.mask, self.batch_size = data, mask, batch_size
+        self.noise, self.seed, self.patience = noise, seed, patience
+        self.validate_every = min(validate_every, stage.num_steps)
+        self.trainable = stage.trainable
+        self.trainable.train_seed = (seed, 1000 + number)
+        self.optimizer = optimizer
+        self.trainable.optimizer = optimizer
+        optimizer.build(self.trainable.variables_to_train())
+        self.validation = _Validation(
+            self.trainable, data.valid, validation_mask, validation_samples, seed
+        )
+        # One object is saved, so that weights, optimiser and progress always fit together.
+        self.progress = {
+            "step": tf.Variable(0, dtype=tf.int64, trainable=False),
+            "wait": tf.Variable(0, dtype=tf.int64, trainable=False),
+            "best": tf.Variable(-math.inf, dtype=tf.float64, trainable=False),
+            "best_step": tf.Variable(0, dtype=tf.int64, trainable=False),
+            "finished": tf.Variable(False, trainable=False),
+        }
+        checkpoint = tf.train.Checkpoint(weights=whole, optimizer=optimizer, **self.progress)
+        self.manager = tf.train.CheckpointManager(
+            checkpoint, str(run.path / "checkpoints" / f"stage_{number}"), max_to_keep=2
+        )
+
+    def run_all(self, resume, callbacks, verbose) -> dict:
+        if resume and self.manager.latest_checkpoint:
+            # The optimiser's slots exist already, so a mismatch is an error and not silent.
+            self.manager.checkpoint.restore(
+                self.manager.latest_checkpoint
+            ).assert_existing_objects_matched()
+        num_steps, step = self.stage.num_steps, int(self.progress["step"])
+        if verbose and step:
+            print(f"{self.stage.name}: continuing at step {step} of {num_steps}.")
+        epochs = math.ceil(num_steps / self.validate_every)
+        bars = [keras.callbacks.ProgbarLogger()] if verbose else []
+        summaries = _Summaries(self.run.path / "tensorboard", self)
+        hooks = keras.callbacks.CallbackList(
+            [*bars, summaries, *callbacks],
+            model=self.trainable,
+            params={"verbose": verbose, "epochs": epochs, "steps": self.validate_every},
+        )
+        self.trainable.stop_training = False
+        compiled = self._compile()
+        hooks.on_train_begin()
+        while step < num_steps and not self._stopped():
+            step = self._epoch(step, compiled, hooks)
+        hooks.on_train_end()
+        return self._finish(verbose)
+
+    def _stopped(self):
+        return bool(self.progress["finished"]) or self.trainable.stop_training
+
+    def _epoch(self, step, compiled, hooks) -> int:
+        """Runs up to the next validation, validates, saves; returns the new step."""
+        epoch = step // self.validate_every
+        hooks.on_epoch_begin(epoch)
+        end = min((epoch + 1) * self.validate_every, self.stage.num_steps)
+        totals, first = {}, step
+        while step < end:
+            count = min(STEPS_PER_CALL, end - step)
+            hooks.on_train_batch_begin(step - epoch * self.validate_every)
+            sums = {k: float(v) for k, v in compiled(step, count).items()}
+            step += count
+            self._check_finite(sums, step)
+            totals = {k: totals.get(k, 0.0) + v for k, v in sums.items()}
+            logs = {k: v / (step - first) for k, v in totals.items()}
+            hooks.on_train_batch_end(step - 1 - epoch * self.validate_every, logs)
+        logs.update(self.validation())
+        self._keep_best(logs, step)
+        self.progress["step"].assign(step)
+        self.manager.save(checkpoint_number=step)
+        hooks.on_epoch_end(epoch, logs)
+        return step
+
+    def _keep_best(self, logs, step):
+        value = logs.get("val_log_likelihood", -logs["val_loss"])
+        if value > float(self.progress["best"]):
+            self.progress["best"].assign(value)
+            self.progress["best_step"].assign(step)
+            self.progress["wait"].assign(0)
+            self.run.save_model(self.whole)
+        else:
+            self.progress["wait"].assign_add(1)
+        if self.patience is not None and int(self.progress["wait"]) >= self.patience:
+            self.progress["finished"].assign(True)
+
+    def _finish(self, verbose) -> dict:
+        """Puts the best weights back; returns what to tell of the stage."""
+        best_step, step = int(self.progress["best_step"]), int(self.progress["step"])
+        self.whole.set_weights(runs.load(self.run.path).conditioner.get_weights())
+        name = self.validation.name
+        sign = 1.0 if name == "val_log_likelihood" else -1.0
+        best = sign * float(self.progress["best"])
+        if verbose:
+            early = " Stopped early." if step < self.stage.num_steps else ""
+            print(f"{self.stage.name}: best {name} {best:.4f} at step {best_step}.{early}")
+        return {"steps": step, "best_step": best_step, name: best}
+
+    def _check_finite(self, sums, step):
+        wrong = [name for name, value in sums.items() if not math.isfinite(value)]
+        if wrong:
+            raise TrainingError(
+                f"{', '.join(wrong)} stopped being finite before step {step} of stage "
+                f"{self.stage.name!r}. Lower the learning rate (adam.learning_rate), set "
+                f"adam.clip_norm = 10.0, or raise the likelihood head's min_scale. The best "
+                f"model up to step {int(self.progress['best_step'])} is in {self.run.path}."
+            )
+
+    def _compile(self):
+        """(first step, count) -> sums over the steps of each loss term, compiled."""
+        strategy = tf.distribute.get_strategy()
+        replicas = strategy.num_replicas_in_sync
+        share = self.batch_size // replicas
+        x_all = tf.constant(self.data.train.x)
+        present_all = tf.constant(self.data.train.present)
+        levels = self.data.train.spec.levels
+        real = None if not any(levels or ()) else tf.constant(levels) == 0
+        order_seed = tf.constant([self.seed, 1 + 2 * self.number], tf.int32)
+        mask_seed = tf.constant([self.seed, 2 + 2 * self.number], tf.int32)
+
+        def one_step(step):
+            index = batch_indices(step, x_all.shape[0], self.batch_size, order_seed)
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            index = tf.slice(index, [replica * share], [share])
+            x, present = tf.gather(x_all, index), tf.gather(present_all, index)
+            seed = _fold_in(_fold_in(mask_seed, step), replica)
+            if self.noise:
+                jitter = self.noise * tf.random.stateless_normal(
+                    tf.shape(x), _fold_in(seed, 1)
+                )
+                x = x + (jitter if real is None else tf.where(real, jitter, 0.0))
+            observed = self.mask(x, present, _fold_in(seed, 0)) & present
+            return self.trainable.train_step((x, present, observed))
+
+        @tf.function(reduce_retracing=True)
+        def compiled(first, count):
+            def run(step):
+                terms = strategy.run(one_step, args=(step,))
+                return {
+                    name: strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
+                    for name, value in terms.items()
+                }
+
+            sums = run(first)
+            for i in tf.range(1, count):
+                sums = tf.nest.map_structure(tf.add, sums, run(first + i))
+            return sums
+
+        return lambda first, count: compiled(
+            tf.constant(first, tf.int64), tf.constant(count, tf.int64)
+        )
+
+
+class _Validation:
+    """The same question at every validation: rows, masks and noise are drawn once."""
+
+    def __init__(self, trainable, data: Dataset, mask, num_samples, seed):
+        self.trainable, self.num_samples = trainable, num_samples
+        self.x, self.present = tf.constant(data.x), tf.constant(data.present)
+        self.seed = tf.constant([seed, 3], tf.int32)
+        self.observed = mask(self.x, self.present, self.seed) & self.present
+        self.has_density = isinstance(trainable, DensityConditioner)
+        self.name = "val_log_likelihood" if self.has_density else "val_loss"
+        self._loss = tf.function(self._loss_terms)
+
+    def _loss_terms(self):
+        step = tf.constant(2**31 - 1, tf.int64)  # The end of any schedule: beta = 1.
+        terms = self.trainable(
+            self.x, self.present, self.observed, seed=self.seed, step=step, training=False
+        )
+        return tf.add_n([tf.reduce_mean(term) for term in terms.values()])
+
+    def __call__(self) -> dict:
+        """val_loss, and val_log_likelihood: nats a hidden present feature, for densities."""
+        logs = {"val_loss": float(self._loss())}
+        if self.has_density:
+            target = self.present & ~self.observed
+            estimate = self.trainable.log_likelihood(
+                tf.where(tf.math.is_finite(self.x), self.x, 0.0),
+                self.observed,
+                target,
+                self.num_samples,
+                self.seed,
+            )
+            count = np.maximum(np.sum(target.numpy()), 1)
+            logs["val_log_likelihood"] = float(np.sum(estimate.value.numpy()) / count)
+        return logs
+
+
+class _Summaries(keras.callbacks.Callback):
+    """TensorBoard: loss terms, validation, and a grid of inpaintings for images."""
+
+    def __init__(self, path: pathlib.Path, loop: _StageLoop):
+        super().__init__()
+        self.loop = loop
+        self.writer = tf.summary.create_file_writer(str(path))
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = int(self.loop.progress["step"])
+        validation = self.loop.validation
+        with self.writer.as_default(step=step):
+            for name, value in (logs or {}).items():
+                tf.summary.scalar(f"{self.loop.stage.name}/{name}", value)
+            if isinstance(self.model, LatentConditioner) and self.model.feature_ndims == 2:
+                x, observed = validation.x[:8], validation.observed[:8]
+                completions = self.model.impute_means(x, observed, 4, validation.seed)
+                grid = pictures.inpainting_grid(x, observed, completions)
+                tf.summary.image("inpaintings", grid[np.newaxis])
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        self.writer.close()

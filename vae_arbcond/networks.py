@@ -33,8 +33,8 @@ class MaskedInput(keras.layers.Layer):
         self.levels = spec.levels if any(spec.levels or ()) else None
         if self.levels and len(spec.x_shape) != 1:
             raise ValueError(
-                f"Categorical columns come in tables, rows of shape (D,); this data has levels "
-                f"and rows of shape {spec.x_shape}."
+                f"Categorical columns come in tables, rows of shape (D,); this data has "
+                f"levels and rows of shape {spec.x_shape}."
             )
 
     def call(self, x, observed):

@@ -2,7 +2,8 @@
 
     model.keras            the best model so far, whole at any moment
     schema.json            the user's units <-> the model's
-    operative_config.gin   every parameter that was used (written by the command line)
+    config.gin             the configuration of the command line, to evaluate or resume with
+    operative_config.gin   every parameter that training used, defaults included
     metrics.json           how training and evaluation went
     checkpoints/           to continue an interrupted training
     tensorboard/           logs
@@ -14,7 +15,6 @@ file. Nothing is pickled, and reading a run needs no configuration.
 import dataclasses
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import zipfile
@@ -22,15 +22,12 @@ import zipfile
 import keras
 
 from vae_arbcond import conditioners, models  # noqa: F401 registers what .keras files name
+from vae_arbcond.files import write_atomically, write_text
 from vae_arbcond.models.base import Trainable
 from vae_arbcond.schema import load_schema
 
-MODEL, SCHEMA, METRICS, CONFIG = (
-    "model.keras",
-    "schema.json",
-    "metrics.json",
-    "operative_config.gin",
-)
+MODEL, SCHEMA, METRICS = "model.keras", "schema.json", "metrics.json"
+CONFIG, OPERATIVE_CONFIG = "config.gin", "operative_config.gin"
 CHECKPOINTS = "checkpoints"
 
 
@@ -46,19 +43,20 @@ class Run:
 
     def save_model(self, model: Trainable) -> None:
         """Replaces model.keras in one step."""
-        temporary = self.path / f".{os.getpid()}.{MODEL}"
         # Optimisers belong to checkpoints; model.keras is the model alone.
         parts = [m for m in model._flatten_layers() if isinstance(m, Trainable)]
         optimizers = [part.optimizer for part in parts]
         try:
             for part in parts:
                 part.optimizer = None
-            model.save(temporary)
-            os.replace(temporary, self.path / MODEL)
+            write_atomically(self.path / MODEL, model.save)
         finally:
             for part, optimizer in zip(parts, optimizers, strict=True):
                 part.optimizer = optimizer
-            temporary.unlink(missing_ok=True)
+
+    def save_config(self, text: str) -> None:
+        """Writes config.gin."""
+        write_text(self.path / CONFIG, text)
 
     def save_metrics(self, metrics: dict) -> None:
         """Merges `metrics` into metrics.json, section by section."""
@@ -75,7 +73,7 @@ class LoadedRun:
       conditioner: the trained method, weights and all.
       schema: TableSchema or ImageSchema.
       metrics: what training and evaluation recorded.
-      config: the operative gin configuration as text; empty when trained from Python.
+      config: the gin configuration as text; empty when trained from Python.
     """
 
     path: pathlib.Path
@@ -104,8 +102,8 @@ def start(run_dir, schema, resume: bool) -> Run:
             )
         if load_schema(path / SCHEMA) != schema:
             raise RunError(
-                f"The data's schema differs from {path / SCHEMA}: the run was started on other "
-                f"data. Resume with the data it was started on, or start a new run."
+                f"The data's schema differs from {path / SCHEMA}: the run was started on "
+                f"other data. Resume with the data it was started on, or start a new run."
             )
     elif any((path / name).exists() for name in (MODEL, CHECKPOINTS)):
         raise RunError(
@@ -178,17 +176,6 @@ def read_metrics(path: pathlib.Path) -> dict:
         raise RunError(
             f"{file} is not valid JSON ({error}). Delete it; evaluation writes it anew."
         ) from error
-
-
-def write_text(path, text: str) -> None:
-    """Writes a file under a temporary name in the same directory, then renames it."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def versions() -> dict:

@@ -59,6 +59,7 @@ def train(
     resume: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 1,
+    config_text: str = "",
 ) -> TrainingResult:
     """Trains a conditioner (or a model alone) and leaves a run directory behind.
 
@@ -79,6 +80,7 @@ def train(
       resume: continue an interrupted run from its last checkpoint.
       callbacks: further Keras callbacks.
       verbose: 0 silent, 1 progress bar with ETA, 2 a line an epoch.
+      config_text: the configuration, kept in the run directory before training starts.
 
     Raises:
       runs.RunError: `run_dir` holds a run already and `resume` is False, or nothing to resume.
@@ -91,6 +93,8 @@ def train(
             f"cannot share equally; take a multiple of {strategy.num_replicas_in_sync}."
         )
     run = runs.start(run_dir, data.train.schema, resume)
+    if config_text:
+        run.save_config(config_text)
     keras.utils.set_random_seed(seed)
     conditioner.create_variables(data.train.spec)
     started = time.time()
@@ -176,7 +180,7 @@ class _StageLoop:
             self.manager.checkpoint.restore(
                 self.manager.latest_checkpoint
             ).assert_existing_objects_matched()
-        num_steps, step = self.stage.num_steps, int(self.progress["step"])
+        num_steps, step = self.stage.num_steps, int(self._read("step"))
         if verbose and step:
             print(f"{self.stage.name}: continuing at step {step} of {num_steps}.")
         epochs = math.ceil(num_steps / self.validate_every)
@@ -185,7 +189,9 @@ class _StageLoop:
         hooks = keras.callbacks.CallbackList(
             [*bars, summaries, *callbacks],
             model=self.trainable,
-            params={"verbose": verbose, "epochs": epochs, "steps": self.validate_every},
+            verbose=verbose,
+            epochs=epochs,
+            steps=self.validate_every,
         )
         self.trainable.stop_training = False
         compiled = self._compile()
@@ -195,8 +201,12 @@ class _StageLoop:
         hooks.on_train_end()
         return self._finish(verbose)
 
+    def _read(self, name):
+        # A variable made in a strategy's scope is one a replica: read, do not convert.
+        return self.progress[name].read_value().numpy()
+
     def _stopped(self):
-        return bool(self.progress["finished"]) or self.trainable.stop_training
+        return bool(self._read("finished")) or self.trainable.stop_training
 
     def _epoch(self, step, compiled, hooks) -> int:
         """Runs up to the next validation, validates, saves; returns the new step."""
@@ -222,23 +232,23 @@ class _StageLoop:
 
     def _keep_best(self, logs, step):
         value = logs.get("val_log_likelihood", -logs["val_loss"])
-        if value > float(self.progress["best"]):
+        if value > float(self._read("best")):
             self.progress["best"].assign(value)
             self.progress["best_step"].assign(step)
             self.progress["wait"].assign(0)
             self.run.save_model(self.whole)
         else:
             self.progress["wait"].assign_add(1)
-        if self.patience is not None and int(self.progress["wait"]) >= self.patience:
+        if self.patience is not None and int(self._read("wait")) >= self.patience:
             self.progress["finished"].assign(True)
 
     def _finish(self, verbose) -> dict:
         """Puts the best weights back; returns what to tell of the stage."""
-        best_step, step = int(self.progress["best_step"]), int(self.progress["step"])
+        best_step, step = int(self._read("best_step")), int(self._read("step"))
         self.whole.set_weights(runs.load(self.run.path).conditioner.get_weights())
         name = self.validation.name
         sign = 1.0 if name == "val_log_likelihood" else -1.0
-        best = sign * float(self.progress["best"])
+        best = sign * float(self._read("best"))
         if verbose:
             early = " Stopped early." if step < self.stage.num_steps else ""
             print(f"{self.stage.name}: best {name} {best:.4f} at step {best_step}.{early}")
@@ -344,7 +354,7 @@ class _Summaries(keras.callbacks.Callback):
         self.writer = tf.summary.create_file_writer(str(path))
 
     def on_epoch_end(self, epoch, logs=None):
-        step = int(self.loop.progress["step"])
+        step = int(self.loop._read("step"))
         validation = self.loop.validation
         with self.writer.as_default(step=step):
             for name, value in (logs or {}).items():

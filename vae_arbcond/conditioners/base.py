@@ -364,7 +364,7 @@ def _over_rows(one_row, rows, signature):
 
 
 def _in_chunks(draw, num_samples, seed, signature):
-    """draw(count, seed) -> [count, ...], called in chunks of at most CHUNK: [num_samples, ...].
+    """draw(count, seed) -> [count, ...] in chunks of at most CHUNK: [num_samples, ...].
 
     Chunk i has the seed `fold_in(seed, i)`; the last chunk is drawn whole and cut, so that
     memory is bounded and nothing but `num_samples` and `seed` matters.

@@ -34,6 +34,7 @@ class Trainable(keras.Model):
     """
 
     spec: DataSpec | None = None
+    optimizer = None
     train_seed = (0, 0)
 
     @property

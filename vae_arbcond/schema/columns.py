@@ -1,0 +1,17 @@
+"""One column of a table: the map between the user's cells and one entry of the model's x.
+
+Every class has `to_model(cells) -> (x float32 [N], present bool [N])` and
+`to_user(x) -> Series`. The fields are all that is stored in schema.json.
+"""
+
+from vae_arbcond.schema.levels import Boolean, Categorical
+from vae_arbcond.schema.real import Datetime, Integer, Numeric
+
+Column = Numeric | Integer | Boolean | Categorical | Datetime
+KINDS = {
+    "numeric": Numeric,
+    "integer": Integer,
+    "boolean": Boolean,
+    "categorical": Categorical,
+    "datetime": Datetime,
+}

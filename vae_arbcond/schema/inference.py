@@ -1,0 +1,203 @@
+"""From a column of the user's table to its entry in the schema."""
+
+import datetime
+import decimal
+
+import numpy as np
+import pandas as pd
+
+from vae_arbcond.schema import cells as _cells
+from vae_arbcond.schema.columns import KINDS, Column
+from vae_arbcond.schema.levels import Boolean, Categorical, codes_of, level_key
+from vae_arbcond.schema.real import Datetime, Integer, Numeric, seconds
+
+
+def infer_column(
+    cells: pd.Series, name: str, kind: str | None, rows: np.ndarray, max_levels: int
+) -> Column:
+    """The schema's entry for one column.
+
+    Args:
+      cells: the user's column [N].
+      name: its name.
+      kind: a key of KINDS, or None to look at dtype and cells.
+      rows: bool [N]; only these give mean, scale and constant. Levels come from all.
+      max_levels: more distinct levels are an error.
+
+    Raises:
+      ValueError: nothing is present in `rows`, or the cells do not fit the kind.
+    """
+    present = ~_cells.is_missing(cells)
+    if not (present & rows).any():
+        where = "in the training rows" if not rows.all() else "in this table"
+        raise ValueError(
+            f"Column {name!r} has no value at all {where}, so nothing can be learnt about it; "
+            f"drop it with frame.drop(columns=[{name!r}])."
+        )
+    kind = kind or infer_kind(cells, name)
+    if kind in ("numeric", "integer"):
+        return _infer_number(cells, name, kind, rows)
+    if kind == "datetime":
+        return _infer_datetime(cells, name, rows)
+    if kind == "boolean":
+        if _cells.is_text(cells.dtype):
+            column = Boolean(name)  # Words come back as False and True.
+        else:
+            column = Boolean(name, _cells.dtype_name(cells.dtype, name))
+        column.to_model(cells)  # Refuses anything but two values.
+        return column
+    return _infer_levels(cells, name, max_levels)
+
+
+def infer_kind(cells: pd.Series, name: str) -> str:
+    """The kind of a column by its dtype; by its cells where the dtype says nothing.
+
+    Raises:
+      ValueError: an object column that mixes types, text that is all numbers (which of the
+        two is meant?), or a dtype no kind fits.
+    """
+    dtype = cells.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return "categorical"
+    if not isinstance(dtype, pd.SparseDtype):
+        if dtype.kind == "f":
+            return "integer" if _is_integer_with_gaps(cells) else "numeric"
+        if dtype.kind in "biuM":
+            return {"b": "boolean", "M": "datetime"}.get(dtype.kind, "integer")
+    if not (_cells.is_text(dtype) or _cells.is_object(dtype)):
+        raise ValueError(
+            f"Column {name!r} has dtype {dtype}, which a schema cannot hold; convert it "
+            f"first, with .astype('float64') or .astype('str'), say, or drop it."
+        )
+    present = cells[~_cells.is_missing(cells)]
+    types = {_family(v): i for i, v in reversed(list(enumerate(present)))}
+    if set(types) == {"integer", "number"}:
+        return "numeric"
+    if len(types) > 1:
+        order = sorted(types, key=types.get)
+        odd = np.arange(len(present)) == types[order[1]]
+        raise ValueError(
+            f"Column {name!r} mixes {' and '.join(order)}: {_cells.first(present, odd)} after "
+            f"cells of type {order[0]}; convert it to one type, or override it as "
+            f"'categorical'."
+        )
+    family = next(iter(types))
+    if family == "text":
+        if all(_cells.number_of_text(v) is not None for v in present):
+            everything = np.ones(len(present), bool)
+            raise ValueError(
+                f"Column {name!r} is text, yet every cell is a number "
+                f"({_cells.first(present, everything)}); override it as 'numeric' to read "
+                f"the numbers, or as 'categorical' to keep the text as levels."
+            )
+        return "categorical"
+    if family not in ("integer", "number", "boolean"):
+        raise ValueError(
+            f"Column {name!r} holds objects of type {family}; convert it first (dates: "
+            f"pd.to_datetime; decimals: .astype('float64')), or drop it."
+        )
+    return {"number": "numeric"}.get(family, family)
+
+
+def _family(value) -> str:
+    value = _cells.plain(value)
+    for family, types in (
+        ("boolean", bool),
+        ("integer", int),
+        ("number", float),
+        ("text", str),
+        ("date", datetime.date),
+        ("decimal", decimal.Decimal),
+    ):
+        if isinstance(value, types):
+            return family
+    return type(value).__name__
+
+
+def _is_integer_with_gaps(cells: pd.Series) -> bool:
+    """Integers that pandas had to store as float64 because some are missing.
+
+    Only NumPy's float64 qualifies, only with gaps, and only below 2**53: any other float
+    column was somebody's choice.
+    """
+    if cells.dtype != np.dtype(np.float64):
+        return False
+    values = cells.to_numpy()
+    here = values[~np.isnan(values)]
+    return len(here) < len(values) and bool(
+        (np.isfinite(here) & (np.abs(here) < 2.0**53) & (np.rint(here) == here)).all()
+    )
+
+
+def _infer_number(cells, name, kind, rows) -> Numeric | Integer:
+    values = _cells.numbers_as_floats(cells, name)
+    dtype = cells.dtype
+    objects = _cells.is_object(dtype) and not any(isinstance(v, str) for v in cells)
+    if kind == "integer":
+        fraction = ~np.isnan(values) & (np.rint(values) != values)
+        if fraction.any():
+            raise ValueError(
+                f"Column {name!r} cannot be an integer column: {_cells.first(cells, fraction)}"
+                f"; override it as 'numeric', or round it first."
+            )
+        keep = dtype.kind in "iu" or objects
+    else:
+        keep = dtype.kind == "f" or objects
+    # Otherwise the column comes back as what it was read as: plain int64 or float64.
+    plain = "int64" if kind == "integer" else "float64"
+    dtype = _cells.dtype_name(dtype, name) if keep else plain
+    mean, scale = _moments(values[rows & ~np.isnan(values)], name)
+    constant = None
+    if scale is None:
+        numbers = _cells.read_numbers(cells, name)[rows & ~np.isnan(values)]
+        constant = _cells.plain(numbers.to_numpy(object)[0])
+        constant = int(constant) if kind == "integer" else float(constant)
+    return KINDS[kind](name, mean, scale or 1.0, dtype=dtype, constant=constant)
+
+
+def _infer_datetime(cells, name, rows) -> Datetime:
+    dates = _cells.read_datetimes(cells, name)
+    values = seconds(dates)
+    here = rows & ~np.isnan(values)
+    mean, scale = _moments(values[here], name)
+    constant = int(_cells.ticks(dates)[here][0]) if scale is None else None
+    kept = cells.dtype if cells.dtype.kind == "M" else dates.dtype
+    dtype = _cells.dtype_name(kept, name)
+    return Datetime(name, mean, scale or 1.0, dtype=dtype, constant=constant)
+
+
+def _moments(values: np.ndarray, name: str) -> tuple[float, float | None]:
+    """Mean and standard deviation; the latter None where all values are the same."""
+    if (values == values[0]).all():
+        return float(values[0]), None
+    with np.errstate(over="ignore"):
+        mean = np.mean(values)
+        distance = np.abs(values - mean)
+        largest = distance.max()
+    if not np.isfinite(largest):
+        raise ValueError(
+            f"Column {name!r} holds values too large for float64 arithmetic; divide the "
+            f"column by a power of ten first."
+        )
+    # Scaled before squaring: 1e-200 squared would be 0.
+    return float(mean), float(largest * np.sqrt(np.mean((distance / largest) ** 2)))
+
+
+def _infer_levels(cells, name, max_levels) -> Categorical:
+    level_dtype, ordered = "", False
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        levels = [_cells.plain(v) for v in cells.cat.categories]  # In their order.
+        level_dtype = _cells.dtype_name(cells.cat.categories.dtype, name)
+        ordered = bool(cells.cat.ordered)
+    else:
+        levels = codes_of(cells)[1]
+        levels.sort(key=lambda v: (str(level_key(v)[0]), v))
+    if len(levels) > max_levels:
+        raise ValueError(
+            f"Column {name!r} has {len(levels)} distinct values ({levels[0]!r}, "
+            f"{levels[1]!r}, ...), more than max_levels={max_levels}. Free text and keys "
+            f"cannot be imputed: drop it with frame.drop(columns=[{name!r}]); override "
+            f"it as 'numeric', 'integer' or 'datetime' if it is one; or raise max_levels."
+        )
+    dtype = _cells.dtype_name(cells.dtype, name)
+    return Categorical(name, tuple(levels), dtype, level_dtype, ordered)

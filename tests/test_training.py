@@ -194,16 +194,17 @@ def test_two_replicas_train_one_model(tmp_path):
         result = train(tmp_path / "run", num_steps=400, validate_every=100, optimizer=fast)
         with pytest.raises(ValueError, match="multiple of 2"):
             train(tmp_path / "odd", batch_size=31)
-    alone = train(tmp_path / "alone", num_steps=400, validate_every=100, optimizer=fast)
-    # Other noise, same problem: both reach the same likelihood, as seeds do (spread < 0.05).
-    assert abs(_best(result) - _best(alone)) < 0.15
+    short = train(tmp_path / "short", num_steps=2)
+    # The same gain as on one device, up to other noise; that the gradient is exactly that of
+    # one device is the next test.
+    assert _best(result) - _best(short) > 0.3
     test = result.splits.test
     loaded = runs.load(tmp_path / "run").conditioner
     observed = np.zeros(test.x.shape, bool)
     assert np.isfinite(loaded.impute(test.x, observed, 2, [0, 1])).all()
 
 
-def test_gradients_of_two_replicas_are_those_of_one(tmp_path):
+def test_two_replicas_take_the_steps_of_one():
     """The sum over replicas of each one's share is the gradient of the whole batch."""
     devices = tf.config.list_logical_devices("CPU")
     if len(devices) < 2:
@@ -212,33 +213,35 @@ def test_gradients_of_two_replicas_are_those_of_one(tmp_path):
     class Square(training.Trainable):
         def __init__(self):
             super().__init__()
+            self.v = self.add_weight(shape=(3,), initializer="ones")
             self.w = self.add_weight(shape=(3,), initializer="ones")
 
         def loss_terms(self, x, present, observed, seed, step, training):
-            return {"square": tf.reduce_sum((x - self.w) ** 2, -1)}
+            return {"square": tf.reduce_sum((x - self.v * self.w) ** 2, -1)}
 
-    x = np.arange(12.0, dtype=np.float32).reshape(4, 3)
+    x = 3.0 * np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     weights = []
     for count in (1, 2):
         strategy = mirrored(devices[:count])
         with strategy.scope():
             model = Square()
             model.built = True
-            model.optimizer = keras.optimizers.SGD(0.1)
+            model.optimizer = keras.optimizers.Adam(0.05)
             model.optimizer.build(model.trainable_variables)
-        share = 4 // count
+        share = 8 // count
 
         @tf.function
-        def step(model=model, share=share, strategy=strategy):
-            def replica():
+        def steps(model=model, share=share, strategy=strategy):
+            def replica(step):
                 i = tf.distribute.get_replica_context().replica_id_in_sync_group
                 part = tf.slice(tf.constant(x), [i * share, 0], [share, 3])
                 seen = tf.ones_like(part, tf.bool)
-                return model.train_step((part, seen, seen))
+                return model.train_step((part * tf.cast(1 + step % 3, tf.float32), seen, seen))
 
-            return strategy.run(replica)
+            for step in tf.range(20):
+                strategy.run(replica, args=(step,))
 
-        step()
-        weights.append(model.w.numpy())
-    np.testing.assert_allclose(weights[0], 1.0 + 0.1 * 2.0 * (x.mean(0) - 1.0), rtol=1e-5)
-    np.testing.assert_allclose(weights[1], weights[0], rtol=1e-6)
+        steps()
+        weights.append([model.v.numpy(), model.w.numpy()])
+    assert np.abs(weights[0][0] - 1.0).min() > 0.01
+    np.testing.assert_allclose(weights[1], weights[0], rtol=1e-5)

@@ -54,7 +54,8 @@ def main() -> None:
     draw_inpaintings(digits, output / "inpaintings.png")
     table = train("pm_breast_cancer", output / "runs" / "breast_cancer", arguments.steps)
     scores = impute_table(table, output)
-    exported = [export_and_check(output, name) for name in ("digits", "breast_cancer")]
+    for name in ("digits", "breast_cancer"):
+        export_and_check(output, name)
     print(closing_text(output, scores, time.time() - started))
 
 

@@ -138,11 +138,7 @@ def load(run_dir) -> LoadedRun:
                 else " Pass the --run_dir of a training."
             )
             raise RunError(f"{path} holds no {name}.{hint}")
-    if not zipfile.is_zipfile(path / MODEL):
-        raise RunError(
-            f"{path / MODEL} is cut off or not a Keras file ({(path / MODEL).stat().st_size} "
-            f"bytes). Copy it again, or retrain: arbcond-train --resume writes it anew."
-        )
+    _check_whole(path / MODEL)
     try:
         conditioner = keras.saving.load_model(path / MODEL)
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
@@ -159,6 +155,19 @@ def load(run_dir) -> LoadedRun:
         read_metrics(path),
         config.read_text() if config.is_file() else "",
     )
+
+
+def _check_whole(file: pathlib.Path) -> None:
+    """Refuses a .keras file that was cut off or changed: Keras does not check the sums."""
+    remedy = "Copy it again, or continue the training: arbcond-train --resume writes it anew."
+    if not zipfile.is_zipfile(file):
+        raise RunError(
+            f"{file} is cut off or not a Keras file ({file.stat().st_size} bytes). {remedy}"
+        )
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise RunError(f"{file} is damaged: {damaged} in it has a wrong checksum. {remedy}")
 
 
 def read_metrics(path: pathlib.Path) -> dict:

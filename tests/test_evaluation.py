@@ -1,0 +1,132 @@
+"""evaluate(): its numbers are those of the metrics; baseline and sentences are right."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from toy_conditioners import ClosedFormGaussian
+
+from vae_arbcond import evaluation, metrics
+from vae_arbcond.conditioners import ArbitraryConditioner
+from vae_arbcond.data.pipeline import make_splits
+from vae_arbcond.data.sources import Source, digits_images
+from vae_arbcond.masks import BernoulliMask
+
+COVARIANCE = np.array([[1.0, 0.9, 0.8], [0.9, 1.0, 0.7], [0.8, 0.7, 1.0]])
+
+
+def gaussian_splits(num_rows=900):
+    rng = np.random.default_rng(0)
+    rows = rng.multivariate_normal(np.zeros(3), COVARIANCE, num_rows)
+    return make_splits(Source("gauss", pd.DataFrame(rows, columns=list("abc"))), seed=1)
+
+
+def exact_method(splits):
+    train = splits.train.x
+    return ClosedFormGaussian(train.mean(0), np.cov(train.T))
+
+
+class Constant(ArbitraryConditioner):
+    """Fills every hole with the same number: as good as mean imputation, and no better."""
+
+    def _impute(self, x, observed, num_samples, seed):
+        return tf.zeros([num_samples, *x.shape])
+
+    def loss_terms(self, x, present, observed, seed, step, training):
+        return {}
+
+
+def test_the_true_conditional_scores_as_theory_says():
+    splits = gaussian_splits()
+    report = evaluation.evaluate(exact_method(splits), splits, BernoulliMask(0.5))
+    # 225 rows x 1.5 cells x 3 masks: standard error of the coverage about 0.012; four of them.
+    assert abs(report.scores["coverage_90"] - 0.9) < 0.05
+    assert report.scores["nrmse_mean"] < 0.75 * report.baseline["nrmse_mean"]
+    assert report.scores["crps"] < report.baseline["crps"]
+    assert report.scores["log_likelihood_stderr"] == 0.0
+    assert "below that of mean/mode imputation" in str(report)
+
+
+def test_scores_are_those_of_the_metrics_on_the_same_question():
+    splits = gaussian_splits()
+    method = exact_method(splits)
+    report = evaluation.evaluate(method, splits, BernoulliMask(0.5), 100, seeds=(5,))
+    x = splits.test.x
+    observed = BernoulliMask(0.5)(x, splits.test.present, tf.constant([5, 0])).numpy()
+    done = method.complete(x, observed, 100, [0, 2]).numpy()
+    want = metrics.nrmse_mean(x, done, ~observed, x.std(0))
+    assert report.scores["nrmse_mean"] == pytest.approx(want, rel=1e-6)
+    guess = np.where(observed, x, splits.train.x.mean(0))
+    want = metrics.nrmse_mean(x, guess, ~observed, x.std(0))
+    assert report.baseline["nrmse_mean"] == pytest.approx(want, rel=1e-6)
+
+
+def test_likelihoods_in_the_users_units_differ_by_the_jacobian():
+    splits = gaussian_splits()
+    report = evaluation.evaluate(exact_method(splits), splits, BernoulliMask(0.5))
+    # Columns have standard deviation about 1, so the two differ little but do differ.
+    gap = (
+        report.scores["log_likelihood_user_units"]
+        - report.scores["log_likelihood_per_feature"]
+    )
+    scales = [column.scale for column in splits.train.schema.columns]
+    assert gap == pytest.approx(-np.mean(np.log(scales)), abs=0.02)
+    assert gap != 0.0
+
+
+def test_a_useless_model_is_called_useless():
+    splits = gaussian_splits(200)
+    report = evaluation.evaluate(Constant(), splits, BernoulliMask(0.5))
+    assert any("does NOT beat mean/mode imputation" in s for s in report.sentences)
+    assert any("over-confident" in s for s in report.sentences)
+    assert "log_likelihood_per_feature" not in report.scores
+
+
+def test_categories_are_scored_by_the_most_frequent_level():
+    frame = pd.DataFrame({"kind": ["a", "b", "b", "b"] * 50, "v": np.arange(200.0)})
+    splits = make_splits(Source("kinds", frame), seed=0)
+
+    class Modes(Constant):
+        def _complete(self, x, observed, num_samples, seed):
+            return tf.zeros_like(x)  # level 0 = "a"
+
+    method = Modes()
+    method.spec = splits.train.spec
+    report = evaluation.evaluate(method, splits, BernoulliMask(0.0), seeds=(0,))
+    share = np.mean(splits.test.raw["kind"] == "b")
+    assert report.scores["pfc"] == pytest.approx(share)
+    assert report.baseline["pfc"] == pytest.approx(1 - share)
+
+
+def test_images_are_scored_in_pixels():
+    splits = make_splits(digits_images(), test_fraction=0.03, seed=0)
+
+    class Grey(Constant):
+        feature_ndims = 2
+
+    report = evaluation.evaluate(Grey(), splits, BernoulliMask(0.5), seeds=(0,))
+    assert {"rmse", "psnr_mean10", "psnr_sample", "psnr_best10"} <= set(report.scores)
+    assert report.scores["diversity"] == 0.0
+    assert report.baseline["rmse"] < report.scores["rmse"]
+
+
+def test_nothing_to_score_is_an_error():
+    splits = gaussian_splits(100)
+    with pytest.raises(ValueError, match="hides nothing"):
+        evaluation.evaluate(Constant(), splits, BernoulliMask(1.0))
+    empty = make_splits(
+        Source("gauss", pd.DataFrame({"a": np.arange(50.0)})), test_fraction=0.0
+    )
+    with pytest.raises(ValueError, match="no test rows"):
+        evaluation.evaluate(Constant(), empty, BernoulliMask(0.5))
+
+
+def test_a_report_is_json_and_text():
+    splits = gaussian_splits(200)
+    report = evaluation.evaluate(Constant(), splits, BernoulliMask(0.5))
+    again = json.loads(json.dumps(report.to_dict()))
+    assert again["scores"] == report.scores
+    assert "mean/mode" in str(report)
+    assert "mask seeds [0, 1, 2]" in str(report)

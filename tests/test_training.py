@@ -92,6 +92,15 @@ def _best(result):
     return result.metrics["stages"]["training"]["val_log_likelihood"]
 
 
+def test_the_seed_decides_the_weights_and_nothing_else_does():
+    spec = table().train.spec
+    one, two = (conditioner(0.1).create_variables(spec, 3).get_weights() for _ in range(2))
+    other = conditioner(0.1).create_variables(spec, 4).get_weights()
+    for a, b, c in zip(one, two, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.ndim < 2 or not np.array_equal(a, c)  # Biases start at 0 for every seed.
+
+
 class StopAfter(keras.callbacks.Callback):
     """Interrupts training as a person would, in the middle of the second epoch."""
 

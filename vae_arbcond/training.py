@@ -95,8 +95,7 @@ def train(
     run = runs.start(run_dir, data.train.schema, resume)
     if config_text:
         run.save_config(config_text)
-    keras.utils.set_random_seed(seed)
-    conditioner.create_variables(data.train.spec)
+    conditioner.create_variables(data.train.spec, seed)
     started = time.time()
     history = {}
     stages = conditioner.stages()

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -93,21 +94,48 @@ class Trainable(keras.Model):
         self.optimizer.apply(gradients, variables)
         return {"loss": total, **means}
 
-    def create_variables(self, spec: DataSpec):
+    def create_variables(self, spec: DataSpec, seed: int = 0):
         """Creates all weights for data of this shape; returns self.
 
         Args:
           spec: the data's shape and, for tables, the number of levels of each column.
+          seed: of the initial weights. Parts that have weights already keep them.
         """
         self.build_for(spec)
+        self._seed_initializers(seed)
         x = tf.zeros([1, *spec.x_shape])
         seen = tf.ones([1, *spec.feature_shape], tf.bool)
         self(x, seen, seen, seed=tf.zeros([2], tf.int32), step=tf.constant(0))
         self.dry_run(x, seen)
         return self
 
+    def _seed_initializers(self, seed: int) -> None:
+        # Keras gives every initialiser and dropout a seed from Python's global generator when
+        # a layer is constructed; these depend on `seed` and the layer's place only.
+        for place, layer in enumerate(self._flatten_layers()):
+            numbers = np.random.SeedSequence([seed, place]).generate_state(8)
+            numbers = iter(numbers.astype(np.int64).tolist())
+            generator = getattr(layer, "seed_generator", None)
+            if generator is not None and layer.seed is None:
+                generator.state.assign([next(numbers), next(numbers)])
+            if layer.built and layer.weights:
+                continue
+            for value in vars(layer).values():
+                drawn = isinstance(value, keras.Initializer) and hasattr(value, "_init_seed")
+                if drawn and value._init_seed is None:
+                    value.seed = next(numbers)
+
     def build_for(self, spec: DataSpec) -> None:
-        """Tells the parts the data's shape. Overriders call super and pass it on."""
+        """Tells the parts the data's shape. Overriders call super and pass it on.
+
+        Raises:
+          ValueError: the weights exist already, for data of another shape.
+        """
+        if self.spec not in (None, spec):
+            raise ValueError(
+                f"This {type(self).__name__} was built for {self.spec} and cannot be built "
+                f"again for {spec}. Construct a new one for other data."
+            )
         self.spec = spec
         self.built = True  # There is no single call for Keras to trace the weights from.
 

@@ -64,6 +64,8 @@ class VAE(LatentVariableModel):
         return log_px - beta * kl_divergence(q, self.prior(), z)
 
     def build_for(self, spec):
+        if self.spec == spec:
+            return  # Built before, and perhaps trained, alone: its weights stay.
         super().build_for(spec)
         self.inputs_layer.build_for(spec)
         self.likelihood_head.build_for(spec)

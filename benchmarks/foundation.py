@@ -1,6 +1,6 @@
 """The figures of the foundation, on the data that scikit-learn bundles.
 
-    python benchmarks/foundation.py              all, about 8 minutes on 2 cores
+    python benchmarks/foundation.py              all, about 10 minutes on 2 cores
     python benchmarks/foundation.py tables       one part: tables, calibration or digits
 
 Every part trains from scratch with the gin experiments of the library, three seeds of splits,

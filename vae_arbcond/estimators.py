@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 MIN_TAIL = 5  # samples in the tail below which no Pareto shape is fitted
+EQUAL = 1e-3  # relative spread of the largest weights below which they count as equal
 
 
 class Estimate(NamedTuple):
@@ -153,7 +154,9 @@ def _tail_shape(log_weights: tf.Tensor, tail: tf.Tensor) -> tf.Tensor:
     largest = tf.math.top_k(tf.transpose(log_weights), tail + 1).values  # [B, tail + 1]
     scaled = tf.exp(largest - largest[:, :1])
     excess = tf.reverse(scaled[:, :-1] - scaled[:, -1:], [-1])  # ascending
-    has_tail = excess[:, -1] > 1e-12
+    # Float32 log-densities of hundreds of features err by about 1e-4: such a spread of the
+    # weights is rounding, whose "tail" would look as heavy as any.
+    has_tail = excess[:, -1] > EQUAL
     excess = tf.where(has_tail[:, tf.newaxis], tf.maximum(excess, 1e-12), 1.0)
     n = tf.cast(tail, tf.float64)
     grid = 30.0 + tf.floor(tf.sqrt(n))

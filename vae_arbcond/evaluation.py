@@ -257,6 +257,7 @@ def _sentences(scores, base, num_samples) -> list[str]:
     if share > 0.05:
         sentences.append(
             f"For {100 * share:.0f} % of the rows the likelihood's error bar is not to be "
-            f"trusted (Pareto k above 0.7): raise evaluate.num_samples above {num_samples}."
+            f"trusted (Pareto k above 0.7), because q(z | x_o) is far from the model's "
+            f"posterior there; more samples than {num_samples} may help, a better fit will."
         )
     return sentences

@@ -82,6 +82,9 @@ class ResidualBlock(keras.layers.Layer):
             [*first, *second, keras.layers.Dense(hidden, kernel_initializer=small)]
         )
 
+    def build(self, input_shape):
+        self.branch.build(input_shape)  # Keras asks for it where a network is saved alone.
+
     def call(self, h):
         return h + self.branch(h)
 

@@ -65,7 +65,8 @@ class Columns(tfd.Distribution):
         return tf.gather(joined, self._positions, axis=axis)
 
     def _select(self, x, index):
-        return x if len(index) == len(self._positions) else tf.gather(x, index, axis=-1)
+        everything = list(range(len(self._positions)))
+        return x if index == everything else tf.gather(x, index, axis=-1)
 
     def _log_prob(self, x):
         return self._join([p.log_prob(self._select(x, i)) for p, i in self.parts])

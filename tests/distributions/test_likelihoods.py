@@ -1,0 +1,291 @@
+"""Likelihood heads: densities that are densities, and draws that follow them."""
+
+import inspect
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy import stats
+
+from vae_arbcond import distributions
+from vae_arbcond.distributions import (
+    Bernoulli,
+    Categorical,
+    FeatureScaleNormal,
+    LikelihoodHead,
+    MixedColumns,
+    Normal,
+    SharedScaleNormal,
+    StudentT,
+    over_features,
+)
+from vae_arbcond.shapes import DataSpec
+
+FALSE_ALARM = 1e-5  # of every chi-square test below; seeds are fixed
+
+
+class HeadContract:
+    """Mixin: subclasses define `head` and may override the data it is for."""
+
+    spec = DataSpec((3,))
+    support = np.linspace(-300.0, 300.0, 60_001)
+    discrete = False  # True: `support` lists all values.
+
+    def built(self, spec=None, h_shape=(1, 4)):
+        """A head and what a decoder might give it."""
+        keras.utils.set_random_seed(0)
+        head = self.head()
+        head.build_for(spec or self.spec)
+        return head, tf.random.stateless_normal(h_shape, [0, 2])
+
+    def values(self, feature):
+        """Values of a feature, and whether they are all of them."""
+        levels = self.spec.levels[feature] if self.spec.levels else 0
+        return (np.arange(levels), True) if levels else (self.support, self.discrete)
+
+    def density(self, likelihood, feature):
+        """p(x_feature) of row 0 at every one of its values."""
+        values, _ = self.values(feature)
+        x = np.zeros([len(values), 1, self.spec.num_features], np.float32)
+        x[:, 0, feature] = values
+        log_prob = likelihood.log_prob(x)[:, 0, feature].numpy()
+        return np.exp(log_prob.astype(np.float64))
+
+    def test_features_stand_in_the_batch_shape(self):
+        head, h = self.built(h_shape=[7, 2, 4])
+        likelihood = head(h)
+        self.assertEqual(likelihood.batch_shape, (7, 2, *self.spec.feature_shape))
+        self.assertEqual(likelihood.event_shape, ())
+        self.assertEqual(likelihood.dtype, tf.float32)
+        draws = likelihood.sample(seed=[0, 1])
+        self.assertEqual(draws.shape, (7, 2, *self.spec.feature_shape))
+        self.assertEqual(likelihood.log_prob(draws).shape, draws.shape)
+
+    def test_the_density_of_every_feature_sums_to_1(self):
+        head, h = self.built()
+        for d in range(self.spec.num_features):
+            values, complete = self.values(d)
+            density = self.density(head(h), d)
+            total = density.sum() if complete else np.trapezoid(density, values)
+            # A Student-t with 3 degrees of freedom has 1e-6 of itself beyond 300.
+            self.assertAllClose(total, 1.0, atol=1e-4)
+
+    def test_draws_follow_the_density(self):
+        head, h = self.built()
+        likelihood = head(h)
+        draws = likelihood.sample(4000, seed=[0, 3])[:, 0].numpy()
+        for d in range(self.spec.num_features):
+            values, complete = self.values(d)
+            shares = self.density(likelihood, d)
+            if complete:
+                counts = np.array([np.sum(draws[:, d] == value) for value in values])
+            else:  # Bins of equal probability, by the integral of the density.
+                mass = np.cumsum(shares)
+                edges = np.interp(np.linspace(0, 1, 21)[1:-1], mass / mass[-1], values)
+                counts = np.bincount(np.searchsorted(edges, draws[:, d]), minlength=20)
+                shares = np.full(20, 0.05)
+            self.assertEqual(counts.sum(), 4000)
+            p_value = stats.chisquare(counts, 4000 * shares / shares.sum()).pvalue
+            self.assertGreater(p_value, FALSE_ALARM)
+
+    def test_the_gradient_reaches_every_weight(self):
+        head, h = self.built(h_shape=[20, 4])
+        x = head(h).sample(seed=[0, 1])
+        everything = tf.ones_like(x, tf.bool)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(over_features(head(h), everything).log_prob(x))
+        variables = head.trainable_variables
+        self.assertNotEmpty(variables)
+        for gradient in tape.gradient(loss, variables):
+            self.assertGreater(np.abs(gradient).min(), 0.0)
+
+    def test_nan_outside_the_subset_harms_neither_value_nor_gradient(self):
+        head, h = self.built(h_shape=[20, 4])
+        x = head(h).sample(seed=[0, 1])
+        features = tf.random.stateless_uniform(x.shape, [0, 5]) < 0.5
+        results = []
+        for hidden in (0.0, np.nan, np.inf):
+            with tf.GradientTape() as tape:
+                given = tf.where(features, x, hidden)
+                loss = tf.reduce_sum(over_features(head(h), features).log_prob(given))
+            results.append([loss, *tape.gradient(loss, head.trainable_variables)])
+        for result in results:
+            for value, clean in zip(result, results[0], strict=True):
+                self.assertTrue(np.isfinite(value).all())
+                self.assertAllEqual(value, clean)
+
+    def test_zero_is_in_the_support(self):
+        head, h = self.built(h_shape=[20, 4])
+        likelihood = head(h)
+        self.assertTrue(
+            np.isfinite(likelihood.log_prob(tf.zeros([20, *self.spec.x_shape]))).all()
+        )
+
+    def test_half_precision_networks_give_float32_densities(self):
+        self.addCleanup(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        head, h = self.built()
+        likelihood = head(h)
+        self.assertEqual(likelihood.dtype, tf.float32)
+        self.assertEqual(likelihood.log_prob(likelihood.sample(seed=[0, 0])).dtype, tf.float32)
+
+
+class RealHeadContract(HeadContract):
+    """Mixin: heads of single real (or binary) features, on images too."""
+
+    def test_an_image_has_one_distribution_a_pixel(self):
+        head, h = self.built(DataSpec((4, 5)))
+        self.assertEqual(head(h).batch_shape, (1, 4, 5))
+
+    def test_a_convolutional_decoder_s_output_has_the_feature_axes_already(self):
+        head = self.head(per_feature=True)
+        head.build_for(DataSpec((4, 5)))
+        likelihood = head(tf.random.stateless_normal([7, 2, 4, 5, 3], [0, 0]))
+        self.assertEqual(likelihood.batch_shape, (7, 2, 4, 5))
+        # The same weights at every pixel.
+        self.assertEqual(head.params.kernel.shape[0], 3)
+
+    def test_categorical_columns_and_colour_are_refused(self):
+        with self.assertRaisesRegex(ValueError, r"real features only, but columns \[1\]"):
+            self.built(DataSpec((2,), levels=(0, 3)))
+        with self.assertRaisesRegex(ValueError, r"one number a feature.*\(3,\) of them"):
+            self.built(DataSpec((4, 5), (3,)))
+
+
+class NormalTest(RealHeadContract, tf.test.TestCase):
+    head = Normal
+
+    def test_the_scale_depends_on_z_and_is_bounded(self):
+        head, h = self.built(h_shape=[20, 4])
+        self.assertGreater(np.std(head(h).scale, 0).min(), 0.0)
+        head = Normal(min_scale=0.5)
+        head.build_for(self.spec)
+        self.assertAllGreater(head(h * 100.0).scale, 0.4999)
+
+
+class SharedScaleNormalTest(RealHeadContract, tf.test.TestCase):
+    head = SharedScaleNormal
+
+    def test_there_is_one_scale_and_it_starts_where_asked(self):
+        head = SharedScaleNormal(initial_scale=0.3)
+        head.build_for(self.spec)
+        likelihood = head(tf.zeros([2, 4]))
+        self.assertAllClose(likelihood.stddev(), np.full([2, 3], 0.3))
+        self.assertEqual(head.raw_scale.shape, ())
+
+
+class FeatureScaleNormalTest(RealHeadContract, tf.test.TestCase):
+    head = FeatureScaleNormal
+
+    def test_there_is_one_scale_a_feature_whatever_z(self):
+        head, h = self.built(h_shape=[20, 4])
+        head.raw_scale.assign([-1.0, 0.0, 2.0])
+        scale = head(h).stddev().numpy()
+        self.assertAllClose(scale, np.broadcast_to(scale[:1], scale.shape))
+        self.assertAllGreater(np.diff(scale[0]), 0.1)
+
+    def test_an_initial_scale_below_the_bound_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "must be above min_scale = 0.1, got 0.1"):
+            FeatureScaleNormal(min_scale=0.1, initial_scale=0.1)
+
+
+class StudentTTest(RealHeadContract, tf.test.TestCase):
+    head = StudentT
+    support = np.linspace(-300.0, 300.0, 240_001)
+
+    def test_degrees_of_freedom_stay_above_their_bound(self):
+        head, h = self.built(h_shape=[20, 4])
+        self.assertAllGreater(head(h * 100.0).df, 2.999)
+        self.assertTrue(np.isfinite(head(h).variance()).all())
+
+
+class BernoulliTest(RealHeadContract, tf.test.TestCase):
+    head = Bernoulli
+    support = np.array([0.0, 1.0])
+    discrete = True
+
+    def test_grey_values_count_as_probabilities(self):
+        head, h = self.built()
+        likelihood = head(h)
+        black, white = likelihood.log_prob(0.0), likelihood.log_prob(1.0)
+        self.assertAllClose(likelihood.log_prob(0.25), 0.75 * black + 0.25 * white)
+
+
+class CategoricalTest(HeadContract, tf.test.TestCase):
+    spec = DataSpec((3,), levels=(4, 4, 4))
+    support = np.arange(4.0)
+
+    def head(self, **arguments):
+        return Categorical(4, **arguments)
+
+    def test_columns_with_other_numbers_of_levels_are_refused(self):
+        with self.assertRaisesRegex(ValueError, r"column 1 has 2 \(0 = real\). Use MixedCol"):
+            self.head().build_for(DataSpec((2,), levels=(4, 2)))
+
+    def test_an_image_of_levels_needs_no_list_of_them(self):
+        head = self.head(per_feature=True)
+        head.build_for(DataSpec((4, 5)))
+        self.assertEqual(head(tf.zeros([2, 4, 5, 3])).batch_shape, (2, 4, 5))
+
+
+class MixedColumnsTest(HeadContract, tf.test.TestCase):
+    spec = DataSpec((5,), levels=(3, 0, 2, 0, 5))
+    support = np.linspace(-30.0, 30.0, 60_001)
+
+    def head(self):
+        return MixedColumns()
+
+    def test_a_level_that_a_column_does_not_have_is_never_drawn(self):
+        head, h = self.built(h_shape=[50, 4])
+        head(h)
+        head.logits.bias.assign(tf.fill(head.logits.bias.shape, -1e4))
+        draws = head(h).sample(200, seed=[0, 1]).numpy()
+        for d, size in enumerate(self.spec.levels):
+            if size:
+                self.assertAllInSet(draws[..., d], np.arange(size))
+
+    def test_outputs_stand_in_the_order_of_the_columns(self):
+        head, _ = self.built()
+        for layer in (head.loc, head.logits):
+            layer(tf.zeros([1, 4]))
+            layer.kernel.assign(tf.zeros_like(layer.kernel))
+        head.loc.bias.assign([10.0, 20.0])
+        head.raw_scale.assign([-5.0, 3.0])
+        likeliest = [0, 9, 0, 0, 9, 0, 0, 0, 0, 9]  # columns 0, 2, 4: levels 1, 1, 4
+        head.logits.bias.assign(np.float32(likeliest))
+        expected = head(tf.zeros([1, 4])).expected_features()[0].numpy()
+        self.assertAllEqual(expected[[0, 2, 4]].argmax(-1), [1, 1, 4])
+        self.assertAllClose(expected[[1, 3], 0], [10.0, 20.0])
+        draws = head(tf.zeros([1, 4])).sample(500, seed=[0, 0])[:, 0].numpy()
+        self.assertLess(draws[:, 1].std(), 0.1)
+        self.assertGreater(draws[:, 3].std(), 2.0)
+
+    def test_the_scale_of_a_real_column_is_a_weight_or_an_output(self):
+        _, h = self.built(h_shape=[20, 4])
+        for network_scale in (False, True):
+            head = MixedColumns(network_scale=network_scale)
+            head.build_for(self.spec)
+            scale = head(h).parts[0][0].stddev().numpy()
+            self.assertEqual(bool(scale.std(0).max() > 0), network_scale)
+            self.assertAllClose(head(h * 0.0).parts[0][0].stddev(), np.ones([20, 2]))
+
+    def test_tables_of_one_kind_of_column_work(self):
+        for levels in (None, (0, 0), (2, 3)):
+            spec = DataSpec((2,), levels=levels)
+            head, h = self.built(spec)
+            self.assertTrue(np.isfinite(head(h).log_prob(tf.zeros([1, 2]))).all())
+
+    def test_images_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "models tables.*Use Bernoulli or a Normal"):
+            self.built(DataSpec((4, 5)))
+
+
+class EveryHeadTest(tf.test.TestCase):
+    def test_every_likelihood_head_is_tried_here(self):
+        heads = {
+            cls
+            for _, cls in inspect.getmembers(distributions, inspect.isclass)
+            if issubclass(cls, LikelihoodHead) and cls is not LikelihoodHead
+        }
+        tried = {Bernoulli, Categorical, FeatureScaleNormal, MixedColumns, Normal}
+        self.assertEqual(heads, tried | {SharedScaleNormal, StudentT})

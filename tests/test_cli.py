@@ -11,7 +11,6 @@ import pytest
 from vae_arbcond import config, training
 from vae_arbcond.data.sources import bundled_table
 
-
 IRIS = ["--gin_file=experiments/pm_iris.gin"]
 
 

@@ -11,6 +11,7 @@ alone does not import TensorFlow.
 
 import importlib
 
+_MODULES = ("zoo",)
 _HOMES = {
     "PosteriorMatching": "conditioners",
     "TableSchema": "schema",
@@ -24,14 +25,16 @@ _HOMES = {
     "write_table": "data.sources",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted([*_HOMES, *_MODULES])
 
 
 def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'vae_arbcond' has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__():
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *__all__])

@@ -15,11 +15,13 @@ def start(main: Callable[[list[str]], None], command: str) -> None:
       main: takes the arguments left over by the flags.
       command: the command's name, for the message.
     """
-    from absl import app  # Here: the environment above must be set first.
+    from absl import app, flags, logging  # Here: the environment must be set first.
 
     def guarded(argv):
         if len(argv) > 1:
             raise app.UsageError(f"Did not understand {' '.join(argv[1:])!r}.")
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # Libraries tell users' terminals a lot.
         try:
             main(argv)
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ does not know pass through unchanged. The ending decides: .csv, .tsv or .parquet
 import os
 import pathlib
 
-from absl import flags, logging
+from absl import flags
 
 from vae_arbcond.cli import common
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     frame = read_table(_INPUT.value, run.schema)
     extra = [name for name in frame.columns if name not in run.schema.names]
     if extra:
-        logging.info("Passed through unchanged, unknown to the model: %s", extra)
+        print(f"Passed through unchanged, because the model does not know them: {extra}")
     done = imputer.complete_table(
         run.conditioner,
         run.schema,

@@ -5,6 +5,7 @@ units, the other signatures answer in the model's. The export loads where only T
 installed.
 """
 
+import json
 import os
 import pathlib
 import secrets
@@ -16,12 +17,12 @@ import tensorflow as tf
 from vae_arbcond.conditioners import ArbitraryConditioner
 from vae_arbcond.runs import LoadedRun
 from vae_arbcond.schema import ImageSchema, TableSchema
-from vae_arbcond.serving.module import build, encode
+from vae_arbcond.serving.module import build, encode, in_user_units
 from vae_arbcond.serving.recording import questions, record
 
 __all__ = ["encode", "export"]
 
-SCHEMA, RECORD = "schema.json", "recorded_draws.json"
+SCHEMA, COLUMNS, RECORD = "schema.json", "columns.json", "recorded_draws.json"
 
 
 def export(
@@ -32,7 +33,8 @@ def export(
 ) -> pathlib.Path:
     """Writes a SavedModel to `<path>/<version>/`, the layout TensorFlow Serving watches.
 
-    `assets/schema.json` holds the schema, `assets.extra/recorded_draws.json` a few questions
+    `assets/schema.json` holds the schema. `assets.extra/columns.json` tells clients of a table
+    which tensor is which column, and `assets.extra/recorded_draws.json` holds a few questions
     with this process' answers, which export/check_saved_model.py asks again.
 
     Args:
@@ -77,6 +79,10 @@ def _write(conditioner, schema, directory):
     extra = directory / "assets.extra"
     extra.mkdir()
     (extra / RECORD).write_text(record(loaded, inputs), encoding="utf-8")
+    if isinstance(schema, TableSchema):
+        columns = in_user_units(schema).describe()
+        text = json.dumps(columns, ensure_ascii=False, indent=1) + "\n"
+        (extra / COLUMNS).write_text(text, encoding="utf-8")
 
 
 def _version_directory(directory, version):

@@ -241,6 +241,23 @@ class Table:
         """One tensor [B] a column."""
         return [tf.TensorSpec([None], t.dtype, name) for name, t in self.twins.items()]
 
+    def describe(self) -> list[dict]:
+        """What a client must know of each column, as JSON values.
+
+        `name`, its `tensor`, the tensor's `dtype`, the text `missing` (null: NaN), `levels` as
+        text in the order of `<tensor>_probability` (null for a real column).
+        """
+        return [
+            {
+                "name": twin.column.name,
+                "tensor": name,
+                "dtype": twin.dtype.name,
+                "missing": twin.missing if twin.dtype == tf.string else None,
+                "levels": getattr(twin, "texts", None),
+            }
+            for name, twin in self.twins.items()
+        ]
+
     def cells(self, x, present) -> dict[str, tf.Tensor]:
         """Cells [B] by tensor name as a client would send x [B, D] with gaps."""
         return {

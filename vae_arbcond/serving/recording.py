@@ -25,10 +25,11 @@ def questions(signatures, schema, feature_shape) -> dict[str, tf.Tensor]:
     x = signatures["sample"](num_samples=one, seed=tf.constant(seed))["draws"][:, 0]
     observed = np.random.default_rng(0).random([ROWS, *feature_shape]) < 0.5
     observed[0], observed[-1] = False, True
+    observed = tf.constant(observed)
     common = {
         "x": x,
-        "observed": tf.constant(observed),
-        "target": tf.constant(~observed),
+        "observed": observed,
+        "target": ~observed,
         "num_samples": tf.fill([ROWS], NUM_SAMPLES),
         "seed": tf.constant(seed),
     }

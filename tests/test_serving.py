@@ -603,7 +603,7 @@ def test_saved_model_cli_shows_and_runs_it(table):
     for name in ("impute", "sample", "log_likelihood", "encode", "serving_default"):
         assert f"signature_def['{name}']" in done.stdout
     names = [table.schema.tensor_names[c.name] for c in table.schema.columns]
-    numbers = f"{names[0]}=[170.0, float('nan')];A=[3.0, 4.0];num_samples=[3, 3];"
+    numbers = f"{names[0]}=[170.0, 160.5];A=[3.0, 4.0];num_samples=[3, 3];"
     numbers += "seed=[[0, 1], [0, 2]];"
     texts = "a_2=['', 'true'];Blutgruppe=['AB', ''];column_seed=['', '2021-03-04']"
     done = subprocess.run(

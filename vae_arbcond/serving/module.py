@@ -135,7 +135,12 @@ def encode(conditioner: LatentConditioner, x, observed, seed) -> dict[str, tf.Te
         seen[-1] = tf.TensorSpec([2], tf.int32)
     shapes = tf.function(answer).get_concrete_function(*seen).structured_outputs
     signature = {n: tf.TensorSpec([None, *s.shape[1:]], s.dtype) for n, s in shapes.items()}
-    return sampling.over_rows(answer, rows, signature, size)
+
+    @tf.function  # Even when called eagerly: a graph fuses operations, which round otherwise.
+    def over_rows(*rows):
+        return sampling.over_rows(answer, rows, signature, size)
+
+    return over_rows(*rows)
 
 
 def _flat(outputs):

@@ -10,8 +10,8 @@ from vae_arbcond.serving.module import in_user_units
 ROWS, NUM_SAMPLES = 4, 3
 
 
-def questions(signatures, schema, feature_shape) -> dict[str, tf.Tensor]:
-    """Inputs of all signatures by name, for a few rows that the model itself draws.
+def questions(signatures, schema, feature_shape) -> dict[str, dict[str, tf.Tensor]]:
+    """Inputs by name of each signature, for a few rows that the model itself draws.
 
     The first row is entirely missing and the last one is complete.
 
@@ -33,10 +33,12 @@ def questions(signatures, schema, feature_shape) -> dict[str, tf.Tensor]:
         "num_samples": tf.fill([ROWS], NUM_SAMPLES),
         "seed": tf.constant(seed),
     }
-    return {**common, **in_user_units(schema).cells(x, observed)}
+    # A column of the user's table may be called "target", as an input of the others is.
+    user = {**common, **in_user_units(schema).cells(x, observed)}
+    return {name: user if name == "serving_default" else common for name in signatures}
 
 
-def record(signatures, inputs: dict[str, tf.Tensor]) -> str:
+def record(signatures, inputs: dict[str, dict[str, tf.Tensor]]) -> str:
     """JSON: for every signature its inputs and outputs, as dtype, shape and flat values.
 
     Args:
@@ -46,7 +48,7 @@ def record(signatures, inputs: dict[str, tf.Tensor]) -> str:
     records = {}
     for name, function in signatures.items():
         wanted = function.structured_input_signature[1]
-        given = {key: inputs[key] for key in wanted}
+        given = {key: inputs[name][key] for key in wanted}
         records[name] = {
             "inputs": {key: _to_json(value) for key, value in given.items()},
             "outputs": {key: _to_json(value) for key, value in function(**given).items()},

@@ -33,6 +33,9 @@ class NothingToTrain:
     def stages(self):
         return []
 
+    def dry_run(self, x, seen):
+        del x, seen  # No weights to create.
+
 
 @register
 class ClosedFormGaussian(NothingToTrain, DensityConditioner):

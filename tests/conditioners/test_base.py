@@ -147,6 +147,23 @@ class DefaultCompletionTest(tf.test.TestCase):
 
 
 class ChecksTest(tf.test.TestCase):
+    def test_a_seed_for_each_row_and_one_for_all_can_take_turns(self):
+        x, observed = questions(rows=6)
+        deck = HotDeck(num_rows=6).create_variables(DataSpec((4,))).remember(x)
+        made = ExactConditioner(oracle()).create_variables(oracle().data_spec)
+
+        def ask(rows, seed):
+            asked = x[:rows], observed[:rows]
+            estimate = made.log_likelihood(*asked, ~asked[1], 3, seed)
+            return deck.impute(*asked, 3, seed), made.impute(*asked, 3, seed), *estimate[:2]
+
+        before = ask(6, SEED), ask(6, row_seeds(6))
+        for rows in (2, 3):  # Different sizes tempt a graph to forget the shape of its seed.
+            ask(rows, row_seeds(rows))
+            ask(rows, SEED)
+        self.assertAllEqual(ask(6, SEED)[0], before[0][0])
+        self.assertAllEqual(ask(6, row_seeds(6))[0], before[1][0])
+
     def test_integers_and_lists_are_taken_for_what_they_are(self):
         deck = HotDeck(num_rows=2).create_variables(DataSpec((2,)))
         deck.remember([[1.0, 2.0], [3.0, 4.0]])

@@ -108,7 +108,7 @@ def test_images_are_scored_in_pixels():
 
     report = evaluation.evaluate(Grey(), splits, BernoulliMask(0.5), seeds=(0,))
     assert {"rmse", "psnr_mean10", "psnr_sample", "psnr_best10"} <= set(report.scores)
-    assert report.scores["diversity"] == 0.0
+    assert "diversity" not in report.scores  # It has no decoder whose means could differ.
     assert report.baseline["rmse"] < report.scores["rmse"]
 
 

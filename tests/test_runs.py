@@ -91,7 +91,9 @@ def test_a_truncated_model_is_named(run, share):
 def test_a_model_damaged_inside_is_named(run):
     content = bytearray((run.path / "model.keras").read_bytes())
     middle = len(content) // 2
-    content[middle : middle + 200] = bytes(200)
+    content[middle : middle + 200] = bytes(
+        255 - byte for byte in content[middle : middle + 200]
+    )
     (run.path / "model.keras").write_bytes(content)
     with pytest.raises(runs.RunError, match="wrong checksum"):
         runs.load(run.path)

@@ -18,8 +18,9 @@ def test_an_entry_scores_what_it_says(name):
     config.load([str((run.path / runs.CONFIG).resolve())])
     report = evaluation.evaluate(conditioner=run.conditioner)
     for metric, value in saved["scores"].items():
-        # Other processors round differently; a tenth of the spread over masks is far below.
-        assert report.scores[metric] == pytest.approx(value, rel=0.02, abs=0.01), metric
+        # Other processors round differently, and a level can flip: each of the about 60
+        # hidden species moves the PFC by 0.006.
+        assert report.scores[metric] == pytest.approx(value, rel=0.02, abs=0.03), metric
     card = (run.path / "README.md").read_text()
     assert f"{saved['scores']['nrmse_mean']:.3f}" in card
 

@@ -19,9 +19,11 @@ class Estimate(NamedTuple):
       value: nats.
       stderr: standard error of `value`, nats, by the delta method on the same samples; NaN
         with fewer than two samples.
-      ess: effective number of samples of the weights, 1 / sum_s w_s**2; between 1 and S.
-      pareto_k: shape of the generalised Pareto distribution fitted to the largest weights.
-        Above 0.7 the error bar itself is not to be trusted. NaN with fewer than 25 samples.
+      ess: effective number of samples of the weights, 1 / sum_s w_s**2; between 1 and S. The
+        smallest where an estimate has several kinds of weights.
+      pareto_k: shape of the generalised Pareto distribution fitted to the largest weights;
+        the largest where there are several kinds. Above 0.7 the value may be far off and its
+        error bar is not to be trusted. NaN with fewer than 25 samples.
     """
 
     value: tf.Tensor
@@ -48,7 +50,14 @@ def corrected_predictive(log_weights: tf.Tensor, log_p_target: tf.Tensor) -> Est
     stderr = _with_two_samples(
         tf.sqrt(tf.reduce_sum((shares - weights) ** 2, 0)), tf.shape(log_weights)[0]
     )
-    return Estimate(value, stderr, effective_sample_size(log_weights), pareto_k(log_weights))
+    # The numerator has weights of its own, w_s p(x_t | z_s): a proposal made for x_o may be
+    # far from where x_t is likely. The worse of the two says how far to trust the value.
+    return Estimate(
+        value,
+        stderr,
+        tf.minimum(effective_sample_size(log_weights), effective_sample_size(log_joint)),
+        tf.maximum(pareto_k(log_weights), pareto_k(log_joint)),
+    )
 
 
 def importance(log_weights: tf.Tensor) -> Estimate:
@@ -120,14 +129,23 @@ def tempered_weights(log_weights: tf.Tensor, min_ess: float) -> tf.Tensor:
     Returns:
       [S, B], columns that sum to 1.
     """
-    low = tf.zeros_like(log_weights[0])
-    high = tf.ones_like(low)
-    enough = effective_sample_size(log_weights) >= min_ess
-    for _ in range(20):  # The effective sample size falls as t grows: bisect.
-        middle = 0.5 * (low + high)
-        keep = effective_sample_size(middle * log_weights) >= min_ess
-        low, high = tf.where(keep, middle, low), tf.where(keep, high, middle)
-    return tf.nn.softmax(tf.where(enough, 1.0, low) * log_weights, axis=0)
+    # Samples last and a grid of temperatures at once: few operations and no transposes, which
+    # took most of the time of a served answer.
+    log_weights = tf.transpose(log_weights)
+    log_weights -= tf.reduce_max(log_weights, -1, keepdims=True)
+
+    def kept(temperature):  # [B, G] -> bool [B, G]
+        weights = tf.exp(temperature[:, :, tf.newaxis] * log_weights[:, tf.newaxis])
+        return tf.reduce_sum(weights, -1) ** 2 >= min_ess * tf.reduce_sum(weights**2, -1)
+
+    # The effective sample size falls as t grows: find the tenth in which it falls below
+    # `min_ess`, then the tenth of that tenth, and so on.
+    low = tf.zeros_like(log_weights[:, :1])
+    for digit in range(1, 7):
+        grid = low + tf.range(1.0, 11.0) / 10.0**digit
+        steps = tf.cast(kept(grid) & (grid < 1.0 + 1e-6), tf.float32)
+        low += tf.reduce_sum(steps, -1, keepdims=True) / 10.0**digit
+    return tf.transpose(tf.nn.softmax(tf.minimum(low, 1.0) * log_weights))
 
 
 def pareto_k(log_weights: tf.Tensor) -> tf.Tensor:

@@ -7,6 +7,7 @@ import pandas as pd
 import tensorflow as tf
 
 from vae_arbcond.conditioners.base import ArbitraryConditioner
+from vae_arbcond.conditioners.sampling import spread
 from vae_arbcond.metrics import interval
 from vae_arbcond.schema import Categorical, TableSchema
 
@@ -72,7 +73,7 @@ def complete_table(
         draws = conditioner.impute(
             *part, max(num_samples, SUMMARY_DRAWS), [seed, 2 + start // ROWS_AT_ONCE]
         ).numpy()
-        for table, draw in zip(tables, draws[_spread(len(draws), num_samples)], strict=True):
+        for table, draw in zip(tables, draws[spread(len(draws), num_samples)], strict=True):
             table.append(draw)
         summaries.append(
             _summarise(schema, draws, missing[rows], intervals, frame.index[rows])
@@ -88,11 +89,6 @@ def complete_table(
     values = [table[c].iloc[i] for i, c in zip(*_places(missing, schema), strict=True)]
     cells.insert(2, "value", pd.Series(values, dtype=object))
     return CompletedTable(table, completions, cells)
-
-
-def _spread(count: int, num_samples: int) -> np.ndarray:
-    # Resampled draws stand in the order of their candidates: take them evenly spread.
-    return np.arange(num_samples) * count // num_samples
 
 
 def _places(missing, schema):

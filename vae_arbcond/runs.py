@@ -21,7 +21,7 @@ import zipfile
 
 import keras
 
-from vae_arbcond import conditioners, models  # noqa: F401 registers what .keras files name
+from vae_arbcond import conditioners, models  # noqa: F401 these register what .keras files name
 from vae_arbcond.files import write_atomically, write_text
 from vae_arbcond.models.base import Trainable
 from vae_arbcond.schema import load_schema
@@ -155,6 +155,21 @@ def load(run_dir) -> LoadedRun:
         read_metrics(path),
         config.read_text() if config.is_file() else "",
     )
+
+
+def load_conditioner(run_dir) -> LoadedRun:
+    """`load`, for what needs a method that imputes.
+
+    Raises:
+      RunError: as `load`, or the run holds a model without a conditioner around it.
+    """
+    run = load(run_dir)
+    if not isinstance(run.conditioner, conditioners.ArbitraryConditioner):
+        raise RunError(
+            f"{run.path} holds a {type(run.conditioner).__name__} alone, which cannot impute. "
+            f"Train a conditioner around it, such as PosteriorMatching."
+        )
+    return run
 
 
 def _check_whole(file: pathlib.Path) -> None:

@@ -60,6 +60,26 @@ def _show(shape: tf.TensorShape) -> tuple:
     return tuple(shape) if shape.rank is not None else ("unknown",)
 
 
+def check_finite(x: tf.Tensor, features: tf.Tensor, name: str) -> None:
+    """Refuses NaN and infinity where a mask says that there is a value; eagerly only.
+
+    Most often the mask is the wrong way round: np.isnan(x) instead of ~np.isnan(x).
+
+    Raises:
+      ValueError: says how many entries, and what to do.
+    """
+    if not tf.executing_eagerly():
+        return  # A graph has no values to look at; what comes out is NaN in that row.
+    wrong = expand_features(features, x) & ~tf.math.is_finite(x)
+    count = int(tf.math.count_nonzero(wrong))
+    if count:
+        raise ValueError(
+            f"{count} entries of x are NaN or infinite where {name} is True. In every mask "
+            f"True means that the value is there: is the mask the wrong way round? For NaN "
+            f"as missing, pass ~np.isnan(x)."
+        )
+
+
 def check_x(x, x_shape) -> tf.Tensor:
     """Checks that `x` is [B, *x_shape]; returns it as float32.
 

@@ -16,6 +16,7 @@ import gin
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from vae_arbcond import pictures, runs
 from vae_arbcond.conditioners.base import DensityConditioner, LatentConditioner
@@ -52,7 +53,7 @@ def train(
     optimizer: Callable[[], keras.optimizers.Optimizer] = adam,
     validate_every: int = 250,
     validation_mask: Callable | None = None,
-    validation_samples: int = 32,
+    validation_samples: int = 100,
     patience: int | None = 10,
     noise: float = 0.0,
     seed: int = 0,
@@ -66,7 +67,8 @@ def train(
     Args:
       run_dir: created; `runs.load` reads it. It always holds the best model so far.
       conditioner: what to train; every one of its `stages()` is run in order.
-      data: training, validation and test rows with their schema.
+      data: training, validation and test rows with their schema. Without validation rows
+        nothing stops early and the last weights are kept.
       mask: mask generator for training.
       num_steps: optimiser steps of every stage that does not say its own.
       batch_size: rows a step, over all replicas.
@@ -168,17 +170,23 @@ class _StageLoop:
             "best_step": tf.Variable(0, dtype=tf.int64, trainable=False),
             "finished": tf.Variable(False, trainable=False),
         }
-        checkpoint = tf.train.Checkpoint(weights=whole, optimizer=optimizer, **self.progress)
+        # Dropout's generators are state that Keras does not count among the weights.
+        layers = [
+            layer for layer in whole._flatten_layers() if hasattr(layer, "seed_generator")
+        ]
+        checkpoint = tf.train.Checkpoint(
+            weights=whole,
+            optimizer=optimizer,
+            dropout=[layer.seed_generator.state.value for layer in layers],
+            **self.progress,
+        )
         self.manager = tf.train.CheckpointManager(
             checkpoint, str(run.path / "checkpoints" / f"stage_{number}"), max_to_keep=2
         )
 
     def run_all(self, resume, callbacks, verbose) -> dict:
-        if resume and self.manager.latest_checkpoint:
-            # The optimiser's slots exist already, so a mismatch is an error and not silent.
-            self.manager.checkpoint.restore(
-                self.manager.latest_checkpoint
-            ).assert_existing_objects_matched()
+        if resume:
+            self._restore()
         num_steps, step = self.stage.num_steps, int(self._read("step"))
         if verbose and step:
             print(f"{self.stage.name}: continuing at step {step} of {num_steps}.")
@@ -199,6 +207,25 @@ class _StageLoop:
             step = self._epoch(step, compiled, hooks)
         hooks.on_train_end()
         return self._finish(verbose)
+
+    def _restore(self):
+        """Takes up the newest checkpoint that can be read, if there is any."""
+        problems = []
+        for path in reversed(self.manager.checkpoints):
+            try:
+                # The optimiser's slots exist already, so a mismatch is an error, not silent.
+                self.manager.checkpoint.restore(path).assert_existing_objects_matched()
+                return
+            except (tf.errors.OpError, IndexError, ValueError, AssertionError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                problems.append(f"{path}: {reason}")
+        if problems:
+            raise runs.RunError(
+                f"No checkpoint of stage {self.stage.name!r} can be read "
+                f"({'; '.join(problems)}). They are damaged, or of a model configured "
+                f"differently. Resume with the configuration of the run, or start a new run "
+                f"in another directory."
+            )
 
     def _read(self, name):
         # A variable made in a strategy's scope is one a replica: read, do not convert.
@@ -222,7 +249,9 @@ class _StageLoop:
             totals = {k: totals.get(k, 0.0) + v for k, v in sums.items()}
             logs = {k: v / (step - first) for k, v in totals.items()}
             hooks.on_train_batch_end(step - 1 - epoch * self.validate_every, logs)
-        logs.update(self.validation())
+        checks = self.validation()
+        self._check_finite(checks, step)
+        logs.update(checks)
         self._keep_best(logs, step)
         self.progress["step"].assign(step)
         self.manager.save(checkpoint_number=step)
@@ -230,8 +259,9 @@ class _StageLoop:
         return step
 
     def _keep_best(self, logs, step):
-        value = logs.get("val_log_likelihood", -logs["val_loss"])
-        if value > float(self._read("best")):
+        # Without validation rows the newest weights count as the best, and nothing stops.
+        value = logs.get("val_log_likelihood", -logs.get("val_loss", -math.inf))
+        if value > float(self._read("best")) or not self.validation.has_rows:
             self.progress["best"].assign(value)
             self.progress["best_step"].assign(step)
             self.progress["wait"].assign(0)
@@ -248,19 +278,25 @@ class _StageLoop:
         name = self.validation.name
         sign = 1.0 if name == "val_log_likelihood" else -1.0
         best = sign * float(self._read("best"))
+        told = {"steps": step, "best_step": best_step}
+        if not self.validation.has_rows:
+            return told
         if verbose:
             early = " Stopped early." if step < self.stage.num_steps else ""
             print(f"{self.stage.name}: best {name} {best:.4f} at step {best_step}.{early}")
-        return {"steps": step, "best_step": best_step, name: best}
+        return told | {name: best}
 
     def _check_finite(self, sums, step):
         wrong = [name for name, value in sums.items() if not math.isfinite(value)]
         if wrong:
+            best_step = int(self._read("best_step"))
+            kept = f"The model of step {best_step} is in {self.run.path}."
+            if not best_step:
+                kept = "No model was saved yet."
             raise TrainingError(
                 f"{', '.join(wrong)} stopped being finite before step {step} of stage "
                 f"{self.stage.name!r}. Lower the learning rate (adam.learning_rate), set "
-                f"adam.clip_norm = 10.0, or raise the likelihood head's min_scale. The best "
-                f"model up to step {int(self.progress['best_step'])} is in {self.run.path}."
+                f"adam.clip_norm = 10.0, or raise the likelihood head's min_scale. {kept}"
             )
 
     def _compile(self):
@@ -314,32 +350,47 @@ class _Validation:
     def __init__(self, trainable, data: Dataset, mask, num_samples, seed):
         self.trainable, self.num_samples = trainable, num_samples
         self.x, self.present = tf.constant(data.x), tf.constant(data.present)
-        self.seed = tf.constant([seed, 3], tf.int32)
-        self.observed = mask(self.x, self.present, self.seed) & self.present
+        self.has_rows = len(data) > 0
         self.has_density = isinstance(trainable, DensityConditioner)
+        # Far from the seeds of training, which count up from 1.
+        seeds = tfp.random.split_seed(tf.constant([seed, 1_000_000], tf.int32), n=3)
+        mask_seed, self.loss_seed, self.seed = tf.unstack(seeds, 3)
+        self.observed = mask(self.x, self.present, mask_seed) & self.present
+        self.target = self.present & ~self.observed
+        if self.has_rows and self.has_density and not self.target.numpy().any():
+            raise ValueError(
+                f"The validation mask {mask} hides nothing that is present, so there is "
+                f"nothing to validate on. Set train.validation_mask to one that hides "
+                f"something."
+            )
         self.name = "val_log_likelihood" if self.has_density else "val_loss"
         self._loss = tf.function(self._loss_terms)
 
     def _loss_terms(self):
-        step = tf.constant(2**31 - 1, tf.int64)  # The end of any schedule: beta = 1.
         terms = self.trainable(
-            self.x, self.present, self.observed, seed=self.seed, step=step, training=False
+            self.x,
+            self.present,
+            self.observed,
+            seed=self.loss_seed,
+            step=None,
+            training=False,
         )
         return tf.add_n([tf.reduce_mean(term) for term in terms.values()])
 
     def __call__(self) -> dict:
         """val_loss, and val_log_likelihood: nats a hidden present feature, for densities."""
+        if not self.has_rows:
+            return {}
         logs = {"val_loss": float(self._loss())}
         if self.has_density:
-            target = self.present & ~self.observed
             estimate = self.trainable.log_likelihood(
                 tf.where(tf.math.is_finite(self.x), self.x, 0.0),
                 self.observed,
-                target,
+                self.target,
                 self.num_samples,
                 self.seed,
             )
-            count = np.maximum(np.sum(target.numpy()), 1)
+            count = np.sum(self.target.numpy())
             logs["val_log_likelihood"] = float(np.sum(estimate.value.numpy()) / count)
         return logs
 
@@ -358,7 +409,8 @@ class _Summaries(keras.callbacks.Callback):
         with self.writer.as_default(step=step):
             for name, value in (logs or {}).items():
                 tf.summary.scalar(f"{self.loop.stage.name}/{name}", value)
-            if isinstance(self.model, LatentConditioner) and self.model.feature_ndims == 2:
+            is_image = self.model.feature_ndims == 2 and validation.has_rows
+            if isinstance(self.model, LatentConditioner) and is_image:
                 x, observed = validation.x[:8], validation.observed[:8]
                 completions = self.model.impute_means(x, observed, 4, validation.seed)
                 grid = pictures.inpainting_grid(x, observed, completions)

@@ -73,7 +73,7 @@ def cross_entropy(q, p):
 
 
 class LossTest(tf.test.TestCase):
-    replicates = 4000
+    replicates = 40_000
 
     def sampled(self, made, q_of, x, observed):
         """Eq. 5 for every row, many times: [B, replicates]."""

@@ -26,14 +26,14 @@ def main(argv: list[str]) -> None:
     del argv
     from vae_arbcond import config, evaluation, runs
 
-    run = runs.load(_MODEL.value)
+    run = runs.load_conditioner(_MODEL.value)
     if not run.config:
         raise runs.RunError(
             f"{run.path} has no {runs.CONFIG}: it was not trained by arbcond-train, so which "
             f"rows are for testing is not recorded. Call vae_arbcond.evaluate from Python."
         )
     config.load([os.path.abspath(run.path / runs.CONFIG)], _GIN_PARAM.value)
-    report = evaluation.evaluate(conditioner=run.conditioner)
+    report = evaluation.evaluate(conditioner=run.conditioner, schema=run.schema)
     runs.Run(run.path).save_metrics({"evaluation": report.to_dict()})
     print(report)
 

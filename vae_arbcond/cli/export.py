@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     del argv
     from vae_arbcond import runs, serving
 
-    path = serving.export(runs.load(_MODEL.value), _OUTPUT.value, _VERSION.value)
+    path = serving.export(runs.load_conditioner(_MODEL.value), _OUTPUT.value, _VERSION.value)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     print(f"{path}: {size / 1e6:.1f} MB")
 

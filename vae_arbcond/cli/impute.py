@@ -23,6 +23,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "The completed table.", required=T
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 0, "Completions to draw and write.")
 _INTERVALS = flags.DEFINE_float("intervals", 0.9, "Probability an interval should cover.")
 _SEED = flags.DEFINE_integer("seed", 0, "Same seed, same completions.")
+_MISSING = flags.DEFINE_multi_string(
+    "missing", None, "What a missing cell of the input looks like; give it several times."
+)
 _UNKNOWN = flags.DEFINE_enum(
     "unknown", "error", ["error", "missing"], "Categories that training did not know."
 )
@@ -32,15 +35,16 @@ def main(argv: list[str]) -> None:
     """Reads, completes, writes."""
     del argv
     from vae_arbcond import imputer, runs
-    from vae_arbcond.data.sources import read_table, write_table
+    from vae_arbcond.data.sources import MISSING_CELLS, read_table, write_table
 
     if os.path.exists(_OUTPUT.value) and os.path.samefile(_OUTPUT.value, _INPUT.value):
         raise ValueError(
             f"--output is the input file {_INPUT.value}; its gaps would be lost. Choose "
             f"another name."
         )
-    run = runs.load(_MODEL.value)
-    frame = read_table(_INPUT.value, run.schema)
+    run = runs.load_conditioner(_MODEL.value)
+    missing = MISSING_CELLS if _MISSING.value is None else _MISSING.value
+    frame = read_table(_INPUT.value, run.schema, missing)
     extra = [name for name in frame.columns if name not in run.schema.names]
     if extra:
         print(f"Passed through unchanged, because the model does not know them: {extra}")

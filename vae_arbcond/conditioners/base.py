@@ -20,7 +20,7 @@ from vae_arbcond.distributions import (
 )
 from vae_arbcond.estimators import Estimate
 from vae_arbcond.models.base import LatentVariableModel, Trainable
-from vae_arbcond.shapes import check_mask, check_seed, check_x, expand_features
+from vae_arbcond.shapes import check_finite, check_mask, check_seed, check_x, expand_features
 
 tfd = tfp.distributions
 
@@ -45,7 +45,8 @@ class ArbitraryConditioner(Trainable):
           seed: int32 [2] or [B, 2].
 
         Raises:
-          TypeError, ValueError: a mask that is not bool, or shapes that do not fit.
+          TypeError, ValueError: a mask that is not bool, shapes that do not fit, or (outside
+            of tf.function) observed entries that are NaN or infinite.
         """
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
         return self._impute_call(x, observed, num_samples, seed, seed.shape.rank == 2)
@@ -118,6 +119,7 @@ class ArbitraryConditioner(Trainable):
         x_shape = None if self.spec is None else self.spec.x_shape
         x = check_x(x, x_shape)
         observed = check_mask(observed, x, self.feature_ndims)
+        check_finite(x, observed, "observed")
         num_samples = tf.convert_to_tensor(num_samples, tf.int32)
         value = tf.get_static_value(num_samples)
         if value is not None and value < 1:
@@ -193,6 +195,7 @@ class DensityConditioner(ArbitraryConditioner):
         """
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
         target = check_mask(target, x, self.feature_ndims, "target")
+        check_finite(x, target, "target")
         by_row = seed.shape.rank == 2
         return self._log_likelihood_call(x, observed, target, num_samples, seed, by_row)
 
@@ -341,7 +344,7 @@ class LatentConditioner(DensityConditioner):
             z = sampling.sample(posterior, CHUNK if self.correct_draws else count, seeds.z)
             candidates = self.likelihood(z, context)
             if not self.correct_draws:
-                return function(candidates, seeds.x, None, None)
+                return function(candidates, seeds.x, None, candidates)
             log_weights = self._log_weights(x, observed, z, candidates, posterior)
             z = sampling.resample(z, log_weights, count, seeds.start)
             return function(self.likelihood(z, context), seeds.x, log_weights, candidates)
@@ -365,13 +368,13 @@ class LatentConditioner(DensityConditioner):
         return self._draws(sample, x, observed, num_samples, seed)
 
     def _impute_and_complete(self, x, observed, num_samples, seed):
-        if not self.correct_draws:
-            return super()._impute_and_complete(x, observed, num_samples, seed)
-
         # The candidates that draws are chosen from make a completion, too.
         def both(likelihood, seed, log_weights, candidates):
             draws = sampling.sample(likelihood, None, seed)
-            return draws, log_weights, expected_features(candidates)
+            expected = expected_features(candidates)
+            if log_weights is None:
+                log_weights = tf.zeros(tf.shape(expected)[:2])
+            return draws, log_weights, expected
 
         rest = (both, x, observed, num_samples, seed, (tf.float32,) * 3)
         draws, log_weights, expected = self._candidates(*rest)
@@ -393,7 +396,7 @@ class LatentConditioner(DensityConditioner):
         def score(z, likelihood, posterior):
             expected = expected_features(likelihood)
             if not self.correct_draws:
-                return tf.zeros(tf.shape(z)[:2]), expected
+                return tf.zeros(tf.shape(expected)[:2]), expected
             return self._log_weights(x, observed, z, likelihood, posterior), expected
 
         signature = (tf.float32, tf.float32)

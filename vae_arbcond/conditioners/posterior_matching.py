@@ -36,6 +36,8 @@ class PosteriorMatching(LatentConditioner):
       correct_draws: resample draws towards the model's posterior; False is the paper's way.
     """
 
+    infer_draws = False  # Amortised, and each row for itself.
+
     def __init__(
         self,
         model,
@@ -110,7 +112,7 @@ class PosteriorMatching(LatentConditioner):
         q = self.model.posterior(x, present)
         terms = {"matching": self.matching_loss(q, x, observed & present, match_seed)}
         if self._joint:
-            beta = self.model.beta(step)
+            beta = self.model.beta_at(step)
             terms["negative_elbo"] = -self.model.elbo(x, present, elbo_seed, beta, q)
         return terms
 

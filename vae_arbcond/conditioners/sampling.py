@@ -6,6 +6,7 @@ row. In the second case a row's noise is a function of its seed alone.
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -178,6 +179,15 @@ def over_rows(answer, rows, signature, size: int):
         fn_output_signature=_batched(signature, size),
     )
     return tf.nest.map_structure(lambda part: _join_leading(part)[:total], answers)
+
+
+def spread(count: int, num_samples: int) -> np.ndarray:
+    """Positions of `num_samples` of `count` draws, evenly spread: int [num_samples].
+
+    Resampled draws stand in the order of their candidates, so that neighbours are often drawn
+    from the same z; the first few are a poor choice of a few.
+    """
+    return np.arange(num_samples) * count // num_samples
 
 
 def draws_spec(x) -> tf.TensorSpec:

@@ -52,7 +52,7 @@ class Trainable(keras.Model):
           observed: bool [B, *F]; True = the model may see the value. Entries that are not
             present count as hidden whatever `observed` says.
           seed: int32 [2].
-          step: integer scalar, for schedules.
+          step: integer scalar, for schedules; None asks for the objective itself (beta 1).
           training: True switches dropout on.
         """
         raise NotImplementedError
@@ -91,8 +91,19 @@ class Trainable(keras.Model):
             # The optimiser sums gradients over replicas; each holds its share of the batch.
             share = total / context.num_replicas_in_sync
         gradients = tape.gradient(share, [v.value for v in variables])
-        self.optimizer.apply(gradients, variables)
+        self.optimizer.apply(self._clip_together(gradients, context), variables)
         return {"loss": total, **means}
+
+    def _clip_together(self, gradients, context):
+        # The optimiser clips before it sums over replicas, each replica's share on its own.
+        # Clip the sum instead; what is then handed on is below the optimiser's own bound.
+        replicas, norm = context.num_replicas_in_sync, self.optimizer.global_clipnorm
+        if replicas == 1 or not norm:
+            return gradients
+        known = [g for g in gradients if g is not None]
+        summed = context.all_reduce(tf.distribute.ReduceOp.SUM, known)
+        clipped = iter(tf.clip_by_global_norm(summed, norm)[0])
+        return [None if g is None else next(clipped) / replicas for g in gradients]
 
     def create_variables(self, spec: DataSpec, seed: int = 0):
         """Creates all weights for data of this shape; returns self.
@@ -185,7 +196,11 @@ class LatentVariableModel(Trainable):
     def loss_terms(self, x, present, observed, seed, step, training):
         """The negative ELBO of the present entries; the mask plays no part."""
         del observed, training
-        return {"negative_elbo": -self.elbo(x, present, seed, beta=self.beta(step))}
+        return {"negative_elbo": -self.elbo(x, present, seed, beta=self.beta_at(step))}
+
+    def beta_at(self, step):
+        """The schedule's beta at a step; 1, the bound itself, where `step` is None."""
+        return 1.0 if step is None else self.beta(step)
 
 
 def kl_divergence(q: tfd.Distribution, p: tfd.Distribution, z) -> tf.Tensor:

@@ -69,7 +69,8 @@ class ExactConditionerTest(
 
     def test_with_the_exact_posterior_every_weight_is_the_same(self):
         x, observed = self.questions(rows=20)
-        estimate = self.log_likelihood(x, observed, ~observed, 100)
+        # With nothing to score, the weights of x_observed are the only ones.
+        estimate = self.log_likelihood(x, observed, np.zeros_like(observed), 100)
         # Float32 log-densities of about 10 nats: weights equal to 1e-5.
         self.assertAllClose(estimate.ess, np.full(len(x), 100.0), rtol=1e-4)
 

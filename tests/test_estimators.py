@@ -154,6 +154,14 @@ class DiagnosticsTest(tf.test.TestCase):
         k = estimators.pareto_k(np.float32(-100.0 + noise))
         self.assertAllEqual(k, np.zeros(50))
 
+    def test_the_diagnostics_of_a_ratio_look_at_its_worse_half(self):
+        w, t = gaussian_weights(-0.5, 400, 20)
+        for weights, target in ((w, t), (np.zeros_like(w), w), (w, np.zeros_like(w))):
+            estimate = estimators.corrected_predictive(weights, target)
+            halves = [estimators.importance(half) for half in (weights, weights + target)]
+            self.assertAllClose(estimate.ess, np.min([h.ess for h in halves], 0))
+            self.assertAllClose(estimate.pareto_k, np.max([h.pareto_k for h in halves], 0))
+
     def test_one_dominant_weight_leaves_one_effective_sample(self):
         w = np.zeros([100, 1], np.float32)
         w[17] = 60.0

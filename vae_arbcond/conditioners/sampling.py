@@ -14,7 +14,7 @@ from vae_arbcond import estimators
 from vae_arbcond.distributions import Columns
 
 CHUNK = 64  # samples of z held at once; part of what a seed means, so never changed
-ROWS = 8  # rows answered together where each has its own seed: see `over_rows`
+ROWS = 6  # rows answered together where each has its own seed: see `over_rows`
 
 
 class ChunkSeeds(NamedTuple):

@@ -22,6 +22,9 @@ import tensorflow as tf
 from vae_arbcond.conditioners.base import CHUNK
 from vae_arbcond.shapes import DataSpec
 
+# A row at another place of a group of rows meets other lanes of the processor's vectors, which
+# may round the last bit differently; noise or neighbours would change far more than this.
+ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
 SEED = (3, 4)
 OTHER_SEED = (3, 5)
 TRUSTED_K = 0.7  # `Estimate` warns of its own error bar above this Pareto shape.
@@ -195,7 +198,7 @@ class ArbitraryConditionerContract(_Contract):
             )
         order = np.random.default_rng(0).permutation(len(x))
         moved = both(x[order], observed[order], self.num_samples, seeds[order])[1]
-        self.assertAllEqual(moved, completed.numpy()[order])
+        self.assertAllClose(moved, completed.numpy()[order], **ROUNDING)
 
     def test_a_completion_does_not_depend_on_the_rest_of_the_batch(self):
         x, observed, _ = self.many_rows()
@@ -205,9 +208,11 @@ class ArbitraryConditionerContract(_Contract):
         self.assertTrue(np.isfinite(completed).all())
         for row in (0, 3, 10):
             one = slice(row, row + 1)
-            self.assertAllEqual(complete(x[one], observed[one], 20, SEED), completed[one])
+            alone = complete(x[one], observed[one], 20, SEED)
+            self.assertAllClose(alone, completed[one], **ROUNDING)
         order = np.random.default_rng(0).permutation(len(x))
-        self.assertAllEqual(complete(x[order], observed[order], 20, SEED), completed[order])
+        moved = complete(x[order], observed[order], 20, SEED)
+        self.assertAllClose(moved, completed[order], **ROUNDING)
 
     def test_completions_and_draws_of_a_column_with_levels_are_levels(self):
         x, observed = self.inputs()
@@ -338,9 +343,9 @@ class DensityConditionerContract(ArbitraryConditionerContract):
             x[order], observed[order], ~observed[order], 10, seeds[order]
         )
         # NaN compares equal here: ten samples have no Pareto shape.
-        self.assertAllEqual([f.numpy()[order] for f in together], permuted)
+        self.assertAllClose([f.numpy()[order] for f in together], permuted, **ROUNDING)
         alone = self.log_likelihood(x[:1], observed[:1], ~observed[:1], 10, seeds[:1])
-        self.assertAllEqual([f[:1] for f in together], alone)
+        self.assertAllClose([f[:1] for f in together], alone, **ROUNDING)
 
     def test_the_chain_rule_holds_within_the_error_bars(self):
         x, observed = self.inputs()

@@ -256,6 +256,14 @@ def test_images_are_completed_in_the_user_s_units_as_in_python(images):
     assert (got["image_stddev"].numpy()[~observed] > 0).all()
 
 
+def assert_same(got, want):
+    """Equal up to the last bits of floats: rows stand elsewhere in a group of rows."""
+    if got.dtype.is_floating:
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(got, want)
+
+
 def test_merging_two_requests_changes_no_answer(exported):
     x, observed, target = rows_of(exported, 9)
     inputs = {"x": x, "observed": observed, "seed": seeds(9)}
@@ -264,7 +272,7 @@ def test_merging_two_requests_changes_no_answer(exported):
         for part in (slice(0, 4), slice(4, 9)):
             request = {key: value[part] for key, value in {**inputs, **more}.items()}
             for key, value in exported.ask(name, 5, **request).items():
-                np.testing.assert_array_equal(value, together[key][part])
+                assert_same(value, together[key][part])
 
 
 def test_merging_two_requests_for_tables_changes_no_answer(table):
@@ -274,7 +282,7 @@ def test_merging_two_requests_for_tables_changes_no_answer(table):
     for part in (slice(0, 1), slice(1, 7)):
         request = {key: value[part] for key, value in inputs.items()}
         for key, value in table.ask("serving_default", 3, **request).items():
-            np.testing.assert_array_equal(value, together[key][part])
+            assert_same(value, together[key][part])
 
 
 def test_every_output_has_a_row_for_each_row_of_the_request(exported):

@@ -14,7 +14,9 @@ from vae_arbcond import estimators
 from vae_arbcond.distributions import Columns
 
 CHUNK = 64  # samples of z held at once; part of what a seed means, so never changed
-ROWS = 6  # rows answered together where each has its own seed: see `over_rows`
+# Rows answered together where each has its own seed, see `over_rows`: a multiple of the lanes of
+# a processor's vectors, so that a row is rounded alike at every place.
+ROWS = 8
 
 
 class ChunkSeeds(NamedTuple):
@@ -152,8 +154,8 @@ def over_rows(answer, rows, signature, size: int):
     Args:
       answer: takes what `rows` holds for one row (x [1, ...] and seed [2]) where `size` is 1,
         else for exactly `size` rows (x [size, ...] and seed [size, 2]); the last group is
-        filled up. The shapes are always the same, so that a row's answer is the same to the
-        last bit whatever the other rows are.
+        filled up. The shapes are always the same, so that a row's answer is the same
+        whatever the other rows are, up to the last bits where its place in the group differs.
       rows: tensors [B, ...], the last of them the seeds.
       signature: nest of TensorSpec [None, ...]: what `answer` returns.
     """

@@ -14,8 +14,8 @@ from vae_arbcond import estimators
 from vae_arbcond.distributions import Columns
 
 CHUNK = 64  # samples of z held at once; part of what a seed means, so never changed
-# Rows answered together where each has its own seed, see `over_rows`: a multiple of the lanes of
-# a processor's vectors, so that a row is rounded alike at every place.
+# Rows answered together where each has its own seed, see `over_rows`: a multiple of the lanes
+# of a processor's vectors, so that a row is rounded alike at every place.
 ROWS = 8
 
 

@@ -11,8 +11,9 @@ A new method's test subclasses the mixins that fit and defines `make`; nothing e
 `LatentConditionerContract` adds z. `TrainableContract` is for methods with weights to train,
 `OracleContract` for a method on a model whose conditionals are known.
 
-Bitwise equality is asked wherever the same computation is repeated, closeness nowhere else
-than in the estimates. Statistical bounds are five standard errors: 6e-7 false alarms a value.
+Where the same computation is repeated, equality is asked to the last bit; where a row comes in
+another batch, up to rounding. Statistical bounds are five standard errors: 6e-7 false alarms a
+value.
 """
 
 import keras

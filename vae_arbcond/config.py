@@ -29,7 +29,7 @@ KINDS = ("gin", "zoo")
 
 # Subpackages that hold no configurables: commands, which load configurations, and the folder
 # in which an installation keeps gin files and zoo entries.
-_NOT_CONFIGURABLE = ("_resources", "cli", "config", "demo", "zoo")
+_NOT_CONFIGURABLE = ("_resources", "cli", "config", "demo")
 
 
 class ConfigError(ValueError):

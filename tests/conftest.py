@@ -1,37 +1,18 @@
 """Set-up shared by all tests: quiet TensorFlow, two logical CPUs, no gin state left behind."""
 
-import contextlib
 import os
 import pathlib
-import sys
-import tempfile
 
 import gin
 import pytest
 from absl import flags
 
+from vae_arbcond.cli.common import quiet_stderr
+
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = CHECKOUT.parent / "shared" / "data"
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported.
-
-
-@contextlib.contextmanager
-def quiet_stderr():
-    """Keeps back what is written to file descriptor 2, unless the block fails."""
-    sys.stderr.flush()
-    original = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            kept.seek(0)
-            os.write(original, kept.read())
-            raise
-        finally:
-            os.dup2(original, 2)
-            os.close(original)
 
 
 # On import TensorFlow 2.21 logs what it finds no matter the level above, from C++, and pytest

@@ -224,6 +224,15 @@ class ArbitraryConditionerContract(_Contract):
                 self.assertAllInSet(completed[:, d], np.arange(size))
                 self.assertAllInSet(draws[..., d], np.arange(size))
 
+    def test_no_rows_get_no_answers(self):
+        x, observed = self.inputs()
+        for seed in (SEED, row_seeds(0)):
+            self.assertEqual(
+                self.impute(x[:0], observed[:0], 3, seed).shape, (3, 0, *x.shape[1:])
+            )
+            completed = self.conditioner().complete(x[:0], observed[:0], 3, seed)
+            self.assertEqual(tuple(completed.shape), (0, *x.shape[1:]))
+
     def test_it_runs_in_a_graph_of_unknown_batch_size(self):
         conditioner = self.conditioner()
         x, observed = self.inputs()
@@ -305,6 +314,11 @@ class DensityConditionerContract(ArbitraryConditionerContract):
             self.assertTrue(np.isfinite(field).all())
         self.assertAllGreaterEqual(estimate.stderr, 0.0)
         self.assertAllInRange(estimate.ess, 0.999, self.likelihood_samples * 1.001)
+
+    def test_no_rows_get_no_estimates(self):
+        x, observed = self.inputs()
+        nothing = x[:0], observed[:0], ~observed[:0]
+        self.assertEqual(self.log_likelihood(*nothing, 3).value.shape, (0,))
 
     def test_an_empty_target_has_log_likelihood_exactly_0(self):
         x, observed = self.inputs()

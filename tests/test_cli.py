@@ -1,6 +1,7 @@
 """The commands as a user types them: what they write, and what they say when it is wrong."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,15 +13,17 @@ from vae_arbcond import config, training
 from vae_arbcond.data.sources import bundled_table
 
 IRIS = ["--gin_file=experiments/pm_iris.gin"]
+TABLE = ["--gin_file=experiments/pm_table.gin"]
 
 
 def command(name, *arguments, cwd):
     """Runs `arbcond-NAME` as its own process, with the checkout on the path."""
     checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     return subprocess.run(
         [sys.executable, "-m", f"vae_arbcond.cli.{name}", *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": checkout},
+        env=environment | {"PYTHONPATH": checkout},
         capture_output=True,
         text=True,
         timeout=300,
@@ -42,7 +45,9 @@ def holes(tmp_path):
     frame.iloc[2, 1] = np.nan
     frame.iloc[5, 3] = np.nan
     frame.iloc[7, 5] = np.nan
-    frame.to_csv(tmp_path / "holes.csv", index=False)
+    texts = frame.astype({frame.columns[1]: object})
+    texts.iloc[0, 1] = "5.10e0"  # Not as pandas would write it.
+    texts.to_csv(tmp_path / "holes.csv", index=False)
     return frame
 
 
@@ -85,7 +90,17 @@ def test_impute_fills_a_table_in_its_own_units(run_dir, holes, tmp_path):
     assert list(cells["row"]) == [2, 5, 7]
     assert (cells["lower"][:2].astype(float) < cells["upper"][:2].astype(float)).all()
     completions = pd.read_csv(tmp_path / "filled_completions.csv")
+    assert list(completions.columns) == ["completion", "row", *holes.columns]
     assert list(completions["completion"].unique()) == [0, 1, 2]
+    assert list(completions["row"]) == [*range(12)] * 3
+    # Every cell that had a text has it still.
+    for before, after in zip(
+        (tmp_path / "holes.csv").read_text().splitlines(),
+        (tmp_path / "filled.csv").read_text().splitlines(),
+        strict=True,
+    ):
+        cells = zip(before.split(","), after.split(","), strict=True)
+        assert all(old in ("", new) for old, new in cells)
 
 
 def test_evaluate_prints_the_baseline_beside_the_model(run_dir, tmp_path):
@@ -103,6 +118,19 @@ def test_evaluate_prints_the_baseline_beside_the_model(run_dir, tmp_path):
         ("impute", ["--model={run}", "--input=bad.csv", "--output=o.csv"], "'petal length"),
         ("impute", ["--model=.", "--input=bad.csv", "--output=o.csv"], "holds no model.keras"),
         ("train", [*IRIS, "--run_dir={run}"], "already holds"),
+        ("impute", ["--model={run}", "--input=bad.csv", "--output=o.xlsx"], "'.xlsx'"),
+        (
+            "impute",
+            ["--model={run}", "--input=o_cells.csv", "--output=o.csv"],
+            "would write o_cells.csv, which is the input",
+        ),
+        ("impute", ["--model={run}", "--input=typo.csv", "--output=o.csv"], "count from 0"),
+        ("train", [*TABLE, "--run_dir=n"], "table_file.path is not set"),
+        (
+            "train",
+            [*IRIS, "--run_dir=n", "--gin_param=PosteriorMatching.partial_posterior_head = 3"],
+            "Error: ",
+        ),
         ("train", ["--run_dir=new"], "no --gin_file"),
         (
             "train",
@@ -115,6 +143,10 @@ def test_evaluate_prints_the_baseline_beside_the_model(run_dir, tmp_path):
 )
 def test_a_mistake_is_one_sentence_and_no_traceback(name, arguments, says, run_dir, tmp_path):
     (tmp_path / "bad.csv").write_text("sepal length (cm)\n1.0\n")
+    shutil.copy(tmp_path / "bad.csv", tmp_path / "o_cells.csv")
+    typo = bundled_table("iris").raw[:2].astype("str")
+    typo.iloc[1, 0] = "o.1"
+    typo.to_csv(tmp_path / "typo.csv", index=False)
     filled = [argument.format(run=run_dir) for argument in arguments]
     done = command(name, *filled, cwd=tmp_path)
     assert done.returncode == 1
@@ -122,7 +154,8 @@ def test_a_mistake_is_one_sentence_and_no_traceback(name, arguments, says, run_d
     assert f"arbcond-{name}: " in done.stderr
     assert "Traceback" not in done.stderr
     assert "In call to configurable" not in done.stderr
-    assert not (tmp_path / "o.csv").exists()
+    assert not (tmp_path / "o.csv").exists() and not (tmp_path / "n").exists()
+    assert "TensorFlow" not in done.stderr and "000" not in done.stderr  # Its start-up notes.
 
 
 def test_the_input_is_never_overwritten(run_dir, holes, tmp_path):

@@ -233,7 +233,7 @@ def test_fraction_in_an_integer_override_is_named():
         (pd.Series(["True", "false"]), "boolean", Boolean("c")),
         (pd.Series(["7", "9"]), "integer", Integer("c", 8.0, 1.0)),
         (pd.Series([True, False]), "categorical", Categorical("c", (False, True), "bool")),
-        (DAYS.astype("str"), "datetime", Datetime("c", 1.7041536e9, 86400.0)),
+        (DAYS.astype("str"), "datetime", Datetime("c", 1.7041536e9, 86400.0, daily=True)),
     ],
 )
 def test_override_decides_the_kind(cells, kind, expected):
@@ -416,3 +416,42 @@ def test_image_range_needs_two_values():
 def test_nan_pixel_of_the_model_needs_an_observed_one():
     schema = ImageSchema(1, 2, None, 0, 16)
     assert "(0, 0, 1)" in raised(ValueError, schema.to_user, np.array([[[0.0, np.nan]]]))
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["1.5", "2", "o.1"], "numbers: row 2 holds 'o.1'"),
+        (["2024-01-01", "2o24-01-02", "2024-01-03"], "dates: row 1 holds '2o24-01-02'"),
+    ],
+)
+def test_a_slip_does_not_turn_numbers_or_dates_into_categories(cells, kind):
+    frame = pd.DataFrame({"a": cells})
+    message = raised(ValueError, TableSchema.infer, frame)
+    assert f"2 of its 3 cells are {kind}" in message
+    assert "table_file.overrides = {'a': 'categorical'}" in message
+    assert TableSchema.infer(frame, {"a": "categorical"}).levels == (3,)
+    # Where numbers are not the rule, they are names like any other.
+    assert TableSchema.infer(pd.DataFrame({"a": ["1", "2", "x", "y"]})).levels == (4,)
+
+
+def test_dates_without_a_time_of_day_are_imputed_as_days():
+    days = TableSchema.infer(pd.DataFrame({"d": DAYS}))
+    filled = days.to_user(np.array([[0.1], [-0.73], [0.9]], np.float32))["d"]
+    assert (filled == filled.dt.normalize()).all()
+    exact = days.columns[0].mean + 86400.0 * np.array([0.1, -0.73, 0.9], np.float32)
+    distance = np.abs(filled.to_numpy().astype("datetime64[s]").astype(float) - exact)
+    assert distance.max() <= 43200  # The nearest midnight.
+    hours = TableSchema.infer(pd.DataFrame({"d": DAYS + pd.Timedelta(hours=1)}))
+    assert not hours.columns[0].daily
+    zoned = TableSchema.infer(pd.DataFrame({"d": DAYS.dt.tz_localize("UTC")}))
+    assert not zoned.columns[0].daily
+    assert "no time zone" in raised(
+        ValueError, lambda: Datetime("d", 0.0, 1.0, "datetime64[s, UTC]", daily=True)
+    )
+
+
+def test_a_damaged_schema_file_is_named(tmp_path):
+    path = tmp_path / "schema.json"
+    path.write_text(TableSchema.infer(pd.DataFrame({"d": DAYS})).to_json()[:100])
+    assert str(path) in raised(ValueError, load_schema, path)

@@ -446,6 +446,7 @@ COLUMNS = {
     "datetime64[ns]": Datetime("c", 1.6e9, 1e9, dtype="datetime64[ns]"),
     "zone": Datetime("c", 1.6e9, 1e9, dtype="datetime64[us, Europe/Berlin]"),
     "date": Datetime("c", 1.6e9, 1e9, dtype=str(pd.ArrowDtype(pa.date32()))),
+    "days": Datetime("c", 1.6e9, 1e7, daily=True),
     "constant date": Datetime("c", 1.0, 1.0, constant=1_000_000),
 }
 

@@ -175,7 +175,7 @@ def test_training_stops_early_and_keeps_the_best_weights(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
-    with pytest.raises(training.TrainingError, match=r"Lower the learning rate.*No model was"):
+    with pytest.raises(training.TrainingError, match=r"Lower the optimiser's .*No model was"):
         train(tmp_path / "run", optimizer=lambda: adam(learning_rate=math.inf))
 
 
@@ -274,3 +274,43 @@ def test_two_replicas_take_the_steps_of_one(clip):
         weights.append([model.v.numpy(), model.w.numpy()])
     assert np.abs(weights[0][0] - 1.0).min() > 0.01
     np.testing.assert_allclose(weights[1], weights[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut off"])
+def test_a_lost_model_is_written_anew_from_the_checkpoint(damage, tmp_path, capsys):
+    train(tmp_path / "run")
+    model = tmp_path / "run" / runs.MODEL
+    if damage == "removed":
+        model.unlink()
+    else:
+        model.write_bytes(model.read_bytes()[:1000])
+    with pytest.raises(runs.RunError, match="--resume"):
+        runs.load(tmp_path / "run")
+    result = train(tmp_path / "run", resume=True)
+    assert "missing or damaged" in capsys.readouterr().out
+    loaded = runs.load(tmp_path / "run").conditioner.get_weights()
+    for got, want in zip(loaded, result.conditioner.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_mistake_before_the_first_checkpoint_does_not_block_the_directory(tmp_path):
+    def no_optimizer():
+        raise ArithmeticError("a mistake of a user's")
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    for path in (tmp_path / "run", tmp_path / "new"):
+        with pytest.raises(ArithmeticError):
+            train(path, optimizer=no_optimizer)
+    assert not (tmp_path / "new").exists()
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_steps": -5}, {"batch_size": "a"}, {"patience": 0}, {"seed": 0.5}, {"noise": -1.0}],
+)
+def test_settings_that_make_no_sense_are_named(wrong, tmp_path):
+    with pytest.raises(ValueError, match=f"train.{next(iter(wrong))}"):
+        train(tmp_path / "run", **wrong)
+    assert not (tmp_path / "run").exists()

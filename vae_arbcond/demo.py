@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 
-from vae_arbcond.cli import common  # noqa: F401 quietens TensorFlow before it is imported
+import matplotlib
 
-import matplotlib  # isort: skip
+from vae_arbcond.cli import common
 
 matplotlib.use("Agg")  # A picture file needs no screen.
+common.import_tensorflow()
 
 import matplotlib.pyplot as plt
 import numpy as np

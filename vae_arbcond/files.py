@@ -18,10 +18,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[pathlib.Path], No
       Whatever `write` raises; `path` is then as it was before.
     """
     path = pathlib.Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"Cannot write {path}: the folder {path.parent} does not exist; create it first."
-        )
+    check_folder(path)
     # The ending stays: some writers go by it.
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -32,6 +29,14 @@ def write_atomically(path: str | os.PathLike, write: Callable[[pathlib.Path], No
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: pathlib.Path) -> None:
+    """Raises FileNotFoundError where the folder that `path` is to be written to is missing."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"Cannot write {path}: the folder {path.parent} does not exist; create it first."
+        )
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

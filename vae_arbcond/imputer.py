@@ -20,17 +20,19 @@ class CompletedTable:
     """A table without gaps, and how far to trust what was filled in.
 
     Attributes:
-      table: the best single completion; observed cells as they were.
+      table: the best single completion; the values of observed cells as they were.
       completions: `num_samples` draws of the whole table, one below the other; the first
         level of the index, "completion", counts them from 0.
       cells: a row for every cell that was missing: its `row` label and `column`, the `value`
         in `table`, `stddev`, `lower` and `upper` end of the interval (real columns) and
         `probabilities` of the levels, likeliest first (categorical columns).
+      filled: bool [N, D], columns in the schema's order; True = the cell was filled in.
     """
 
     table: pd.DataFrame
     completions: pd.DataFrame
     cells: pd.DataFrame
+    filled: np.ndarray
 
 
 def complete_table(
@@ -53,7 +55,7 @@ def complete_table(
         95 % quantiles.
       seed: same seed, same answer.
       unknown: what to do with a category that training did not know: "error", or "missing" to
-        leave the cell as it is and let the model not see it.
+        treat the cell as missing, which replaces the category by a completion.
 
     Raises:
       ValueError: a missing column, an unknown category, an infinite value, an empty table.
@@ -88,7 +90,7 @@ def complete_table(
     cells = pd.concat(summaries, ignore_index=True)
     values = [table[c].iloc[i] for i, c in zip(*_places(missing, schema), strict=True)]
     cells.insert(2, "value", pd.Series(values, dtype=object))
-    return CompletedTable(table, completions, cells)
+    return CompletedTable(table, completions, cells, missing)
 
 
 def _places(missing, schema):

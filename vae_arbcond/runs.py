@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import shutil
 import zipfile
 
 import keras
@@ -28,7 +29,7 @@ from vae_arbcond.schema import load_schema
 
 MODEL, SCHEMA, METRICS = "model.keras", "schema.json", "metrics.json"
 CONFIG, OPERATIVE_CONFIG = "config.gin", "operative_config.gin"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 
 class RunError(RuntimeError):
@@ -53,6 +54,26 @@ class Run:
         finally:
             for part, optimizer in zip(parts, optimizers, strict=True):
                 part.optimizer = optimizer
+
+    def has_whole_model(self) -> bool:
+        """Whether model.keras is there and undamaged."""
+        try:
+            _check_whole(self.path / MODEL)
+        except (RunError, FileNotFoundError):
+            return False
+        return True
+
+    def discard_if_empty(self) -> None:
+        """Removes what `start` wrote when neither a model nor a checkpoint followed."""
+        saved = any(p.is_file() for p in (self.path / CHECKPOINTS).rglob("*"))
+        if saved or (self.path / MODEL).exists():
+            return
+        for name in (SCHEMA, CONFIG):
+            (self.path / name).unlink(missing_ok=True)
+        for name in (CHECKPOINTS, TENSORBOARD):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def save_config(self, text: str) -> None:
         """Writes config.gin."""
@@ -132,8 +153,8 @@ def load(run_dir) -> LoadedRun:
         if not (path / name).is_file():
             trained = (path / CHECKPOINTS).is_dir()
             hint = (
-                " The training was stopped before its first validation: continue it with "
-                "arbcond-train --resume."
+                f" Its training left checkpoints: arbcond-train --run_dir={path} --resume "
+                f"continues it and writes the file."
                 if trained
                 else " Pass the --run_dir of a training."
             )
@@ -174,7 +195,10 @@ def load_conditioner(run_dir) -> LoadedRun:
 
 def _check_whole(file: pathlib.Path) -> None:
     """Refuses a .keras file that was cut off or changed: Keras does not check the sums."""
-    remedy = "Copy it again, or continue the training: arbcond-train --resume writes it anew."
+    remedy = (
+        f"Copy it again, or, where its checkpoints are, arbcond-train --run_dir={file.parent} "
+        f"--resume writes it anew."
+    )
     if not zipfile.is_zipfile(file):
         raise RunError(
             f"{file} is cut off or not a Keras file ({file.stat().st_size} bytes). {remedy}"

@@ -8,6 +8,7 @@ True means observed.
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -77,6 +78,33 @@ def check_finite(x: tf.Tensor, features: tf.Tensor, name: str) -> None:
             f"{count} entries of x are NaN or infinite where {name} is True. In every mask "
             f"True means that the value is there: is the mask the wrong way round? For NaN "
             f"as missing, pass ~np.isnan(x)."
+        )
+
+
+def check_levels(x: tf.Tensor, features: tf.Tensor, name: str, levels) -> None:
+    """Refuses what is no level's index where a mask says there is a value; eagerly only.
+
+    Args:
+      x: float32 [B, D].
+      features: bool [B, D].
+      name: what the mask is called in the message.
+      levels: DataSpec.levels; None or all 0 where there is nothing to check.
+
+    Raises:
+      ValueError: names the column and the value.
+    """
+    if not tf.executing_eagerly() or not any(levels or ()):
+        return
+    values = x.numpy()
+    sizes = np.array(levels)
+    fits = (values == np.rint(values)) & (values >= 0) & (values < sizes)
+    wrong = features.numpy() & (sizes > 0) & ~fits
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"x[{row}, {column}] is {values[row, column]:g} where {name} is True, but column "
+            f"{column} is categorical: its values are the levels' indices, whole numbers from "
+            f"0 to {sizes[column] - 1}. TableSchema.to_model makes them."
         )
 
 

@@ -8,9 +8,11 @@ scope `train` is called in.
 
 import dataclasses
 import math
+import numbers
 import pathlib
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import gin
 import keras
@@ -88,6 +90,20 @@ def train(
       runs.RunError: `run_dir` holds a run already and `resume` is False, or nothing to resume.
       TrainingError: the loss stopped being finite; the best model so far is kept.
     """
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("num_steps", num_steps, 1),
+        ("validate_every", validate_every, 1),
+        ("validation_samples", validation_samples, 1),
+        ("patience", 1 if patience is None else patience, 1),
+        ("seed", seed, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            raise ValueError(
+                f"train.{name} must be a whole number, {least} or more; got {value!r}."
+            )
+    if not noise >= 0:
+        raise ValueError(f"train.noise is a standard deviation, 0 or more; got {noise!r}.")
     strategy = tf.distribute.get_strategy()
     if batch_size % strategy.num_replicas_in_sync:
         raise ValueError(
@@ -95,30 +111,33 @@ def train(
             f"cannot share equally; take a multiple of {strategy.num_replicas_in_sync}."
         )
     run = runs.start(run_dir, data.train.schema, resume)
-    if config_text:
-        run.save_config(config_text)
-    conditioner.create_variables(data.train.spec, seed)
-    started = time.time()
-    history = {}
-    stages = conditioner.stages()
-    for number, stage in enumerate(stages):
-        loop = _StageLoop(
-            run=run,
-            whole=conditioner,
-            stage=stage._replace(num_steps=stage.num_steps or num_steps),
-            number=number,
-            data=data,
-            mask=mask,
-            validation_mask=validation_mask or mask,
-            validation_samples=validation_samples,
-            batch_size=batch_size,
-            optimizer=optimizer(),
-            noise=noise,
-            seed=seed,
-            patience=patience,
-            validate_every=validate_every,
-        )
-        history[stage.name] = loop.run_all(resume, list(callbacks), verbose)
+    settings = {
+        "data": data,
+        "mask": mask,
+        "validation_mask": validation_mask or mask,
+        "validation_samples": validation_samples,
+        "batch_size": batch_size,
+        "noise": noise,
+        "seed": seed,
+        "patience": patience,
+        "validate_every": validate_every,
+    }
+    try:
+        if config_text:
+            run.save_config(config_text)
+        conditioner.create_variables(data.train.spec, seed)
+        started = time.time()
+        history = {}
+        restore = _Restore(resume, model_lost=resume and not run.has_whole_model())
+        for number, stage in enumerate(conditioner.stages()):
+            stage = stage._replace(num_steps=stage.num_steps or num_steps)
+            loop = _StageLoop(run, conditioner, stage, number, optimizer(), **settings)
+            history[stage.name] = loop.run_all(restore, list(callbacks), verbose)
+    except BaseException:
+        # A mistake noticed before anything was saved must not block the directory.
+        if not resume:
+            run.discard_if_empty()
+        raise
     metrics = {
         "num_parameters": int(conditioner.count_params()),
         "seconds": round(time.time() - started, 1),
@@ -130,6 +149,13 @@ def train(
     return TrainingResult(conditioner, data, metrics)
 
 
+class _Restore(NamedTuple):
+    """How a training takes up an earlier one: at all, and whether its model.keras is gone."""
+
+    resume: bool
+    model_lost: bool
+
+
 class _StageLoop:
     """Steps, validations, checkpoints and early stopping of one stage."""
 
@@ -139,12 +165,13 @@ class _StageLoop:
         whole,
         stage: Stage,
         number,
+        optimizer,
+        *,
         data,
         mask,
         validation_mask,
         validation_samples,
         batch_size,
-        optimizer,
         noise,
         seed,
         patience,
@@ -181,18 +208,18 @@ class _StageLoop:
             **self.progress,
         )
         self.manager = tf.train.CheckpointManager(
-            checkpoint, str(run.path / "checkpoints" / f"stage_{number}"), max_to_keep=2
+            checkpoint, str(run.path / runs.CHECKPOINTS / f"stage_{number}"), max_to_keep=2
         )
 
-    def run_all(self, resume, callbacks, verbose) -> dict:
-        if resume:
-            self._restore()
+    def run_all(self, restore: _Restore, callbacks, verbose) -> dict:
+        if restore.resume and self._restore() and restore.model_lost:
+            self._replace_lost_model()
         num_steps, step = self.stage.num_steps, int(self._read("step"))
         if verbose and step:
             print(f"{self.stage.name}: continuing at step {step} of {num_steps}.")
         epochs = math.ceil(num_steps / self.validate_every)
         bars = [keras.callbacks.ProgbarLogger()] if verbose else []
-        summaries = _Summaries(self.run.path / "tensorboard", self)
+        summaries = _Summaries(self.run.path / runs.TENSORBOARD, self)
         hooks = keras.callbacks.CallbackList(
             [*bars, summaries, *callbacks],
             model=self.trainable,
@@ -209,13 +236,13 @@ class _StageLoop:
         return self._finish(verbose)
 
     def _restore(self):
-        """Takes up the newest checkpoint that can be read, if there is any."""
+        """Takes up the newest checkpoint that can be read; whether there was any."""
         problems = []
         for path in reversed(self.manager.checkpoints):
             try:
                 # The optimiser's slots exist already, so a mismatch is an error, not silent.
                 self.manager.checkpoint.restore(path).assert_existing_objects_matched()
-                return
+                return True
             except (tf.errors.OpError, IndexError, ValueError, AssertionError) as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 problems.append(f"{path}: {reason}")
@@ -226,6 +253,20 @@ class _StageLoop:
                 f"differently. Resume with the configuration of the run, or start a new run "
                 f"in another directory."
             )
+        return False
+
+    def _replace_lost_model(self):
+        """Writes the checkpoint's weights where the best model was, which is gone."""
+        step = int(self._read("step"))
+        print(
+            f"{self.run.path / runs.MODEL} was missing or damaged, and the best weights with "
+            f"it; those of step {step} of stage {self.stage.name!r} take their place until a "
+            f"validation finds better ones."
+        )
+        self.run.save_model(self.whole)
+        checks = self.validation()
+        self.progress["best"].assign(self._score(checks))
+        self.progress["best_step"].assign(step)
 
     def _read(self, name):
         # A variable made in a strategy's scope is one a replica: read, do not convert.
@@ -258,9 +299,14 @@ class _StageLoop:
         hooks.on_epoch_end(epoch, logs)
         return step
 
+    @staticmethod
+    def _score(logs) -> float:
+        """Higher is better: the validation log-likelihood, or minus the loss."""
+        return logs.get("val_log_likelihood", -logs.get("val_loss", math.inf))
+
     def _keep_best(self, logs, step):
         # Without validation rows the newest weights count as the best, and nothing stops.
-        value = logs.get("val_log_likelihood", -logs.get("val_loss", -math.inf))
+        value = self._score(logs)
         if value > float(self._read("best")) or not self.validation.has_rows:
             self.progress["best"].assign(value)
             self.progress["best_step"].assign(step)
@@ -295,8 +341,8 @@ class _StageLoop:
                 kept = "No model was saved yet."
             raise TrainingError(
                 f"{', '.join(wrong)} stopped being finite before step {step} of stage "
-                f"{self.stage.name!r}. Lower the learning rate (adam.learning_rate), set "
-                f"adam.clip_norm = 10.0, or raise the likelihood head's min_scale. {kept}"
+                f"{self.stage.name!r}. Lower the optimiser's learning_rate, set its clip_norm "
+                f"= 10.0, or raise the likelihood head's min_scale. {kept}"
             )
 
     def _compile(self):

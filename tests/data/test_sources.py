@@ -9,8 +9,10 @@ import pytest
 
 from vae_arbcond.data.sources import (
     bundled_table,
+    check_output,
     digits_images,
     read_table,
+    read_texts,
     table_file,
     write_table,
 )
@@ -229,9 +231,9 @@ def test_schema_keeps_text_levels_text(tmp_path):
     assert schema.to_model(frame)[0].tolist() == [[0, 1], [1, 0]]
 
 
-def test_blank_lines_are_no_rows_but_quoted_nothing_is_a_missing_cell(tmp_path):
-    path = written(tmp_path, '\ufeffa\r\n\r\n1\r\n""\r\n3\r\n\r\n')
-    assert read_table(path)["a"].tolist() == [1, pd.NA, 3]
+def test_blank_lines_are_no_rows(tmp_path):
+    path = written(tmp_path, "\ufeffa,b\r\n\r\n1,2\r\n3,4\r\n\r\n")
+    assert read_table(path)["a"].tolist() == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -300,3 +302,37 @@ def test_table_file_names_drops_and_overrides_columns(tmp_path):
     assert source.overrides == {"a": "categorical"}
     message = refused(table_file, str(path), drop=["kee"])
     assert "['kee']" in message and "'key'" in message
+
+
+def test_cells_are_written_as_they_were(tmp_path):
+    text = "a,b,c,d\n68.30,1e3,true,2024-01-01\n,5,,2024-01-02\n7,,false,\n"
+    path = written(tmp_path, text)
+    frame, texts = read_table(path), read_texts(path)
+    filled = frame.copy()
+    filled.loc[1, "a"], filled.loc[2, "b"], filled.loc[1, "c"] = 68.3, 0.25, True
+    filled.loc[2, "d"] = pd.Timestamp("2024-05-06")
+    texts = texts.mask(texts == "")
+    write_table(filled, tmp_path / "out.csv", texts=texts.where(texts.notna(), None))
+    want = "a,b,c,d\n68.30,1e3,true,2024-01-01\n68.30,5,true,2024-01-02\n"
+    want += "7,0.25,false,2024-05-06\n"
+    assert (tmp_path / "out.csv").read_text() == want
+
+
+def test_parquet_files_have_no_texts(tmp_path):
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "t.parquet")
+    assert read_texts(tmp_path / "t.parquet") is None
+
+
+def test_a_blank_line_in_a_file_of_one_column_is_a_missing_cell(tmp_path):
+    # All but those at the end; quoted nothing is a cell anywhere.
+    frame = read_table(written(tmp_path, '\na\n1\n\n3\n""\n\n\n'))
+    assert frame["a"].tolist() == [1, pd.NA, 3, pd.NA]
+    write_table(frame, tmp_path / "out.csv")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "out.csv"), frame)
+
+
+def test_an_output_that_cannot_be_written_is_found_beforehand(tmp_path):
+    check_output(tmp_path / "t.csv")
+    assert ".xlsx" in refused(check_output, tmp_path / "t.xlsx")
+    folder = tmp_path / "none" / "t.csv"
+    assert "does not exist" in refused(check_output, folder, error=FileNotFoundError)

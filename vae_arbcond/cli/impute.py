@@ -4,10 +4,12 @@ Example:
 
   arbcond-impute --model=runs/breast_cancer --input=holes.csv --output=filled.csv
 
-Writes filled.csv (the table without gaps), filled_cells.csv (a row for each filled cell: its
-standard deviation, interval and class probabilities) and, with --num_samples=N,
-filled_completions.csv (N drawn tables, numbered by the column "completion"). Columns the model
-does not know pass through unchanged. The ending decides: .csv, .tsv or .parquet.
+Writes filled.csv (the table without gaps; every other cell as it was written),
+filled_cells.csv (a row for each filled cell: its standard deviation, interval and class
+probabilities) and, with --num_samples=N, filled_completions.csv (N drawn tables one below the
+other; the columns "completion" and "row" say which table and which row). Rows count from 0.
+Columns the model does not know pass through unchanged. The ending decides: .csv, .tsv or
+.parquet.
 """
 
 import os
@@ -20,29 +22,54 @@ from vae_arbcond.cli import common
 _MODEL = flags.DEFINE_string("model", None, "A run directory.", required=True)
 _INPUT = flags.DEFINE_string("input", None, "The table with gaps.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "The completed table.", required=True)
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 0, "Completions to draw and write.")
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", 0, "Completions to draw and write.", lower_bound=0
+)
 _INTERVALS = flags.DEFINE_float("intervals", 0.9, "Probability an interval should cover.")
 _SEED = flags.DEFINE_integer("seed", 0, "Same seed, same completions.")
 _MISSING = flags.DEFINE_multi_string(
     "missing", None, "What a missing cell of the input looks like; give it several times."
 )
 _UNKNOWN = flags.DEFINE_enum(
-    "unknown", "error", ["error", "missing"], "Categories that training did not know."
+    "unknown",
+    "error",
+    ["error", "missing"],
+    "A category that training did not know; missing: it is replaced by a completion.",
 )
 
 
 def main(argv: list[str]) -> None:
     """Reads, completes, writes."""
     del argv
-    from vae_arbcond import imputer, runs
-    from vae_arbcond.data.sources import MISSING_CELLS, read_table, write_table
+    import pandas as pd
 
-    if os.path.exists(_OUTPUT.value) and os.path.samefile(_OUTPUT.value, _INPUT.value):
-        raise ValueError(
-            f"--output is the input file {_INPUT.value}; its gaps would be lost. Choose "
-            f"another name."
-        )
+    from vae_arbcond import imputer, runs
+    from vae_arbcond.data.sources import (
+        MISSING_CELLS,
+        check_output,
+        read_table,
+        read_texts,
+        write_table,
+    )
+    from vae_arbcond.schema import TableSchema
+
+    output = pathlib.Path(_OUTPUT.value)
+    outputs = [output, _beside(output, "cells")]
+    if _NUM_SAMPLES.value:
+        outputs.append(_beside(output, "completions"))
+    for path in outputs:
+        check_output(path)  # Now, rather than when the work is done.
+        if path.exists() and os.path.exists(_INPUT.value) and path.samefile(_INPUT.value):
+            raise ValueError(
+                f"--output={output} would write {path}, which is the input file; its gaps "
+                f"would be lost. Choose another name."
+            )
     run = runs.load_conditioner(_MODEL.value)
+    if not isinstance(run.schema, TableSchema):
+        raise runs.RunError(
+            f"{run.path} was trained on images, but arbcond-impute completes tables. From "
+            f"Python: vae_arbcond.load({str(run.path)!r}).conditioner.impute(...)."
+        )
     missing = MISSING_CELLS if _MISSING.value is None else _MISSING.value
     frame = read_table(_INPUT.value, run.schema, missing)
     extra = [name for name in frame.columns if name not in run.schema.names]
@@ -57,18 +84,35 @@ def main(argv: list[str]) -> None:
         seed=_SEED.value,
         unknown=_UNKNOWN.value,
     )
-    output = pathlib.Path(_OUTPUT.value)
-    written = {output: done.table, _beside(output, "cells"): done.cells.astype(str)}
+    texts = read_texts(_INPUT.value)
+    if texts is not None:
+        for name, filled in zip(run.schema.names, done.filled.T, strict=True):
+            texts.loc[filled, name] = None
+    tables = [(done.table, texts, missing), (done.cells.astype(str), None, ("",))]
     if _NUM_SAMPLES.value:
-        written[_beside(output, "completions")] = done.completions.reset_index("completion")
-    for path, table in written.items():
-        write_table(table, path)
+        labels = ["completion", *("row" if n is None else n for n in frame.index.names)]
+        completions = done.completions.reset_index(names=_free(labels, frame.columns))
+        if texts is not None:
+            texts = pd.concat([texts] * _NUM_SAMPLES.value, ignore_index=True)
+        tables.append((completions, texts, missing))
+    for path, (table, kept, gaps) in zip(outputs, tables, strict=True):
+        write_table(table, path, gaps, kept)
         print(f"{path}: {len(table)} rows")
     print(f"Filled {len(done.cells)} cells.")
 
 
 def _beside(path: pathlib.Path, what: str) -> pathlib.Path:
     return path.with_name(f"{path.stem}_{what}{path.suffix}")
+
+
+def _free(names, taken) -> list[str]:
+    """`names`, each with underscores until it is not one of `taken`."""
+    free = []
+    for name in names:
+        while name in taken:
+            name += "_"
+        free.append(name)
+    return free
 
 
 def run() -> None:

@@ -20,7 +20,14 @@ from vae_arbcond.distributions import (
 )
 from vae_arbcond.estimators import Estimate
 from vae_arbcond.models.base import LatentVariableModel, Trainable
-from vae_arbcond.shapes import check_finite, check_mask, check_seed, check_x, expand_features
+from vae_arbcond.shapes import (
+    check_finite,
+    check_levels,
+    check_mask,
+    check_seed,
+    check_x,
+    expand_features,
+)
 
 tfd = tfp.distributions
 
@@ -49,6 +56,8 @@ class ArbitraryConditioner(Trainable):
             of tf.function) observed entries that are NaN or infinite.
         """
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
+        if x.shape[0] == 0:  # Drawn together, no rows crash TensorFlow; by row they do not.
+            seed = sampling.row_seeds(seed, x)
         return self._impute_call(x, observed, num_samples, seed, seed.shape.rank == 2)
 
     def complete(self, x, observed, num_samples, seed) -> tf.Tensor:
@@ -119,12 +128,16 @@ class ArbitraryConditioner(Trainable):
         x_shape = None if self.spec is None else self.spec.x_shape
         x = check_x(x, x_shape)
         observed = check_mask(observed, x, self.feature_ndims)
-        check_finite(x, observed, "observed")
+        self._check_values(x, observed, "observed")
         num_samples = tf.convert_to_tensor(num_samples, tf.int32)
         value = tf.get_static_value(num_samples)
         if value is not None and value < 1:
             raise ValueError(f"num_samples must be at least 1, got {value}.")
         return x, observed, num_samples, check_seed(seed)
+
+    def _check_values(self, x, features, name):
+        check_finite(x, features, name)
+        check_levels(x, features, name, None if self.spec is None else self.spec.levels)
 
     @tf.function(reduce_retracing=True)
     def _impute_call(self, x, observed, num_samples, seed, by_row):
@@ -195,7 +208,7 @@ class DensityConditioner(ArbitraryConditioner):
         """
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
         target = check_mask(target, x, self.feature_ndims, "target")
-        check_finite(x, target, "target")
+        self._check_values(x, target, "target")
         by_row = seed.shape.rank == 2
         return self._log_likelihood_call(x, observed, target, num_samples, seed, by_row)
 
@@ -294,7 +307,10 @@ class LatentConditioner(DensityConditioner):
         draws of x: their spread leaves that noise out.
         """
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
-        return self._impute_means_call(x, observed, num_samples, check_seed(seed, False))
+        seed = check_seed(seed, False)
+        if x.shape[0] == 0:  # As in `impute`.
+            return tf.zeros([num_samples, *x.shape])
+        return self._impute_means_call(x, observed, num_samples, seed)
 
     def log_weights(self, x, observed, target, num_samples, seed):
         """What every estimator of a latent method is made of, at z_s ~ q(z | x_o).

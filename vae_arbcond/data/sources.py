@@ -10,12 +10,17 @@ How a CSV or TSV file is read (types are guessed from the cells, column by colum
 * Anything else is text, unchanged; so are numbers with leading zeros ("0042" is a key) and
   integers beyond 64 bits. With `schema`, a column whose levels are text stays text too.
 
-A CSV file has no index: `write_table` writes an index that is not simply 0, 1, 2, ... as first
+A blank line is skipped; between the rows of a file of one column it is a missing cell. A CSV
+file has no index: `write_table` writes an index that is not simply 0, 1, 2, ... as first
 columns. Parquet keeps dtypes and index; days (date32) become datetime64.
+
+Types do not remember how a cell was written (68.30, 1e3, true). Who writes a table that came
+from a text file reads those texts, too, and hands them to `write_table`.
 """
 
 import csv
 import dataclasses
+import io
 import os
 import pathlib
 import re
@@ -28,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sklearn.datasets
 
-from vae_arbcond.files import write_atomically
+from vae_arbcond.files import check_folder, write_atomically
 from vae_arbcond.schema import Categorical, Column, TableSchema
 from vae_arbcond.schema.cells import is_object, is_text, read_datetimes
 
@@ -181,10 +186,29 @@ def read_table(
     )
 
 
+def read_texts(path: str | os.PathLike) -> pd.DataFrame | None:
+    """The cells of a .csv or .tsv file as they are written, before any reading of types.
+
+    Returns:
+      A DataFrame of str with the rows and columns of `read_table`; None for a Parquet file,
+      which holds no texts.
+
+    Raises:
+      As read_table.
+    """
+    path = pathlib.Path(path)
+    ending = _ending(path)
+    if ending == ".parquet":
+        return None
+    names, rows = _read_cells(path, _SEPARATORS[ending])
+    return pd.DataFrame(rows, columns=names, dtype=object)
+
+
 def write_table(
     frame: pd.DataFrame,
     path: str | os.PathLike,
     missing: Sequence[str] = MISSING_CELLS,
+    texts: pd.DataFrame | None = None,
 ) -> None:
     """Writes a .csv, .tsv or .parquet file, whole or not at all.
 
@@ -192,6 +216,9 @@ def write_table(
       frame: the table. Missing cells of a text file are written as missing[0].
       path: by its ending.
       missing: what `read_table` will take for missing.
+      texts: for text files: cells to write as they stand here, None where the cell of `frame`
+        is to be written; as many rows as `frame`, any of its columns. A cell of `frame` that
+        equals one with a text is written like that one (true, not True).
 
     Raises:
       FileNotFoundError: the folder does not exist.
@@ -211,12 +238,48 @@ def write_table(
         frame = frame.reset_index(names=names)
     for name in frame.columns:
         _refuse_lost_text(frame[name], name, missing, path)
-    write_atomically(
-        path,
-        lambda temporary: frame.to_csv(
-            temporary, sep=_SEPARATORS[ending], index=False, na_rep=missing[0]
-        ),
-    )
+    written = {name: _as_texts(frame[name], missing[0]) for name in frame.columns}
+    for name in () if texts is None else texts.columns:
+        written[name] = _overlaid(written[name], texts[name].to_numpy(object))
+
+    def write(temporary):
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter=_SEPARATORS[ending], lineterminator="\n")
+            writer.writerow(written)
+            writer.writerows(zip(*written.values(), strict=True))
+
+    write_atomically(path, write)
+
+
+def _as_texts(cells: pd.Series, gap: str) -> list[str]:
+    """A column as pandas writes it: one format for all dates, numbers without loss."""
+    text = cells.to_csv(index=False, header=False, na_rep=gap, lineterminator="\n")
+    # A gap of a single column is written as quotes, never as a blank line.
+    return [row[0] for row in csv.reader(io.StringIO(text, newline=""))]
+
+
+def _overlaid(own: list[str], given: np.ndarray) -> list[str]:
+    """`given` where it is not None; elsewhere `own`, written as `given` writes its like."""
+    spelt: dict[str, str] = {}
+    for mine, theirs in zip(own, given, strict=True):
+        if theirs is not None:
+            spelt.setdefault(mine, theirs)
+    return [
+        spelt.get(mine, mine) if theirs is None else theirs
+        for mine, theirs in zip(own, given, strict=True)
+    ]
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Whether `write_table` could write `path`.
+
+    Raises:
+      FileNotFoundError: the folder does not exist.
+      ValueError: wrong ending.
+    """
+    path = pathlib.Path(path)
+    _ending(path)
+    check_folder(path)
 
 
 def _ending(path: pathlib.Path) -> str:
@@ -267,16 +330,22 @@ def _write_parquet(frame: pd.DataFrame, temporary: pathlib.Path, path: pathlib.P
 
 
 def _read_cells(path: pathlib.Path, separator: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a text file; one cell a column. Blank lines are skipped."""
+    """Header and rows of a text file; one cell a column. See the module for blank lines."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = _lines(csv.reader(file, delimiter=separator, strict=True), path)
-            header = next(lines, (0, None))[1]
+            header = next((row for _, row in lines if row), None)
             if header is None:
                 raise ValueError(f"{path} has only blank lines; it needs a header and a row.")
             _check_header(header, separator, path)
-            rows = []
+            rows, blank = [], 0
             for number, row in lines:
+                if not row:
+                    blank += 1
+                    continue
+                if len(header) == 1:
+                    rows += [[""]] * blank
+                blank = 0
                 if len(row) != len(header):
                     raise ValueError(
                         f"{path}, line {number}: {len(row)} cells, but the header has "
@@ -294,7 +363,7 @@ def _read_cells(path: pathlib.Path, separator: str) -> tuple[list[str], list[lis
 
 
 def _lines(reader, path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of every line that is not blank."""
+    """(line number, cells) of every line; a blank line has none."""
     while True:
         try:
             row = next(reader)
@@ -304,8 +373,7 @@ def _lines(reader, path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
             raise ValueError(
                 f"{path}, line {reader.line_num}: {error}; correct the quotes in that line."
             ) from error
-        if row:
-            yield reader.line_num, row
+        yield reader.line_num, row
 
 
 def _check_header(header: list[str], separator: str, path: pathlib.Path) -> None:

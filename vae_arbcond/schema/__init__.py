@@ -33,7 +33,8 @@ what to do:
 | missing column                 | -                          | error                     |
 | extra column                   | -                          | error; extra='ignore'     |
 |                                |                            | skips it; to_user keeps it|
-| text in a numeric column       | error if all are numbers   | error                     |
+| text in a numeric column       | error if most or all cells | error                     |
+|                                | are numbers or most dates  |                           |
 |                                | (which is meant?), else    |                           |
 |                                | categorical                |                           |
 | "3.5" as text                  | override 'numeric'         | read as 3.5               |
@@ -80,12 +81,19 @@ def load_schema(path: str | os.PathLike) -> TableSchema | ImageSchema:
       FileNotFoundError: there is no such file.
       ValueError: it is no schema, or of a version this installation does not read.
     """
-    document = serialisation.parse(serialisation.read_text(path))
+    text = serialisation.read_text(path)
+    try:
+        return _from_document(serialisation.parse(text))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _from_document(document):
     kinds = {"table": TableSchema, "image": ImageSchema}
     kind = document.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(
-            f"{path}: a schema's 'kind' is one of {list(kinds)}, got {kind!r}; the file is no "
+            f"A schema's 'kind' is one of {list(kinds)}, got {kind!r}; the file is no "
             f"schema or was written by another release."
         )
     return kinds[kind].from_document(document)

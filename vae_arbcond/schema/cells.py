@@ -99,6 +99,11 @@ def number_of_text(text: str) -> int | float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
+def looks_like_date(text: str) -> bool:
+    """Whether `text` has the form of an ISO 8601 date, with or without a time."""
+    return bool(_ISO_DATE.fullmatch(text.strip()))
+
+
 def read_numbers(cells: pd.Series, column: str) -> pd.Series:
     """Cells as numbers without loss: of a number dtype, or objects (int, float, None).
 

@@ -9,7 +9,7 @@ import pandas as pd
 from vae_arbcond.schema import cells as _cells
 from vae_arbcond.schema.columns import KINDS, Column
 from vae_arbcond.schema.levels import Boolean, Categorical, codes_of, level_key
-from vae_arbcond.schema.real import Datetime, Integer, Numeric, seconds
+from vae_arbcond.schema.real import DAY, Datetime, Integer, Numeric, seconds
 
 
 def infer_column(
@@ -32,7 +32,7 @@ def infer_column(
         where = "in the training rows" if not rows.all() else "in this table"
         raise ValueError(
             f"Column {name!r} has no value at all {where}, so nothing can be learnt about it; "
-            f"drop it with frame.drop(columns=[{name!r}])."
+            f"drop it: table_file.drop = [{name!r}], or frame.drop(columns=[{name!r}])."
         )
     kind = kind or infer_kind(cells, name)
     if kind in ("numeric", "integer"):
@@ -53,8 +53,8 @@ def infer_kind(cells: pd.Series, name: str) -> str:
     """The kind of a column by its dtype; by its cells where the dtype says nothing.
 
     Raises:
-      ValueError: an object column that mixes types, text that is all numbers (which of the
-        two is meant?), or a dtype no kind fits.
+      ValueError: an object column that mixes types, text most or all of which is numbers, or
+        most of which is dates (which of the two is meant?), or a dtype no kind fits.
     """
     dtype = cells.dtype
     if isinstance(dtype, pd.CategoricalDtype):
@@ -83,13 +83,7 @@ def infer_kind(cells: pd.Series, name: str) -> str:
         )
     family = next(iter(types))
     if family == "text":
-        if all(_cells.number_of_text(v) is not None for v in present):
-            everything = np.ones(len(present), bool)
-            raise ValueError(
-                f"Column {name!r} is text, yet every cell is a number "
-                f"({_cells.first(present, everything)}); override it as 'numeric' to read "
-                f"the numbers, or as 'categorical' to keep the text as levels."
-            )
+        _refuse_doubtful_text(present, name)
         return "categorical"
     if family not in ("integer", "number", "boolean"):
         raise ValueError(
@@ -97,6 +91,35 @@ def infer_kind(cells: pd.Series, name: str) -> str:
             f"pd.to_datetime; decimals: .astype('float64')), or drop it."
         )
     return {"number": "numeric"}.get(family, family)
+
+
+def _refuse_doubtful_text(present: pd.Series, name: str) -> None:
+    """Refuses text that is meant as numbers or dates, wholly or but for a few odd cells.
+
+    Taking such a column for categories would be an answer to a question nobody asked.
+    """
+    for kind, readable in (
+        ("numeric", lambda v: _cells.number_of_text(v) is not None),
+        ("datetime", _cells.looks_like_date),
+    ):
+        fits = np.array([readable(v) for v in present], bool)
+        what = "number" if kind == "numeric" else "date"
+        if fits.all():
+            if kind == "numeric":
+                raise ValueError(
+                    f"Column {name!r} is text, yet every cell is a number "
+                    f"({_cells.first(present, fits)}); override it as 'numeric' to read "
+                    f"the numbers, or as 'categorical' to keep the text as levels: "
+                    f"table_file.overrides = {{{name!r}: 'numeric'}}, or overrides="
+                    f"{{{name!r}: 'numeric'}} from Python."
+                )
+        elif fits.mean() > 0.5:
+            raise ValueError(
+                f"Column {name!r} is text, although {fits.sum()} of its {len(fits)} cells "
+                f"are {what}s: {_cells.first(present, ~fits)}. Correct or empty such cells, "
+                f"or take the text as levels: table_file.overrides = {{{name!r}: "
+                f"'categorical'}}, or overrides={{{name!r}: 'categorical'}} from Python."
+            )
 
 
 def _family(value) -> str:
@@ -163,7 +186,10 @@ def _infer_datetime(cells, name, rows) -> Datetime:
     constant = int(_cells.ticks(dates)[here][0]) if scale is None else None
     kept = cells.dtype if cells.dtype.kind == "M" else dates.dtype
     dtype = _cells.dtype_name(kept, name)
-    return Datetime(name, mean, scale or 1.0, dtype=dtype, constant=constant)
+    # A fact of the whole column, as its dtype is.
+    midnights = (values[~np.isnan(values)] % DAY == 0).all()
+    daily = bool(midnights) and not _cells.zone_of(kept)
+    return Datetime(name, mean, scale or 1.0, dtype=dtype, constant=constant, daily=daily)
 
 
 def _moments(values: np.ndarray, name: str) -> tuple[float, float | None]:
@@ -196,8 +222,9 @@ def _infer_levels(cells, name, max_levels) -> Categorical:
         raise ValueError(
             f"Column {name!r} has {len(levels)} distinct values ({levels[0]!r}, "
             f"{levels[1]!r}, ...), more than max_levels={max_levels}. Free text and keys "
-            f"cannot be imputed: drop it with frame.drop(columns=[{name!r}]); override "
-            f"it as 'numeric', 'integer' or 'datetime' if it is one; or raise max_levels."
+            f"cannot be imputed: drop it (table_file.drop = [{name!r}], or "
+            f"frame.drop(columns=[{name!r}])); override it as 'numeric', 'integer' or "
+            f"'datetime' if it is one; or raise max_levels."
         )
     dtype = _cells.dtype_name(cells.dtype, name)
     return Categorical(name, tuple(levels), dtype, level_dtype, ordered)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from vae_arbcond.schema import cells as _cells
 
+DAY = 86_400  # seconds; the limits below are whole days
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # What imputed dates are clipped to: 0001-01-02 .. 9999-12-30, which every tool can print; and
 # a day inside what 64 bits of nanoseconds hold. The day leaves room for any time zone.
@@ -171,6 +172,7 @@ class Datetime(_Real):
       scale: their standard deviation in seconds; > 0.
       dtype: with its resolution and time zone: 'datetime64[us, Europe/Berlin]', say.
       constant: the only training value, in ticks of the dtype since 1970-01-01 UTC.
+      daily: whether these are days: imputed dates are then rounded to midnight.
     """
 
     name: str
@@ -178,12 +180,18 @@ class Datetime(_Real):
     scale: float
     dtype: str = "datetime64[us]"
     constant: int | None = None
+    daily: bool = False
 
     def __post_init__(self):
         self._check_scale()
         self._check_dtype(
             _cells.parse_dtype(self.dtype).kind == "M", "'datetime64[us]' or with a zone"
         )
+        if self.daily and self.timezone:
+            raise ValueError(
+                f"Column {self.name!r}: days have no time zone, so daily=True cannot go with "
+                f"{self.dtype!r}; take daily=False."
+            )
 
     @property
     def timezone(self) -> str | None:
@@ -213,7 +221,10 @@ class Datetime(_Real):
             )
         else:
             limits = _NANOSECOND_LIMITS if unit == "ns" else _DATE_LIMITS
-            ticks = np.rint(np.clip(self._values(x), *limits) * _PER_SECOND[unit])
+            seconds = np.clip(self._values(x), *limits)
+            if self.daily:
+                seconds = np.rint(seconds / DAY) * DAY
+            ticks = np.rint(seconds * _PER_SECOND[unit])
         return _cells.cast_ticks(ticks, dtype)
 
 

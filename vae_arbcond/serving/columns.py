@@ -143,6 +143,8 @@ class Dates(Real):
         else:
             seconds = tf.cast(x, tf.float64) * column.scale + column.mean
             seconds = tf.clip_by_value(seconds, *self.limits)
+            if column.daily:
+                seconds = tf.round(seconds / dates.DAY) * dates.DAY
             ticks = tf.cast(tf.round(seconds * self.per_second), tf.int64)
         suffix = "Z" if column.timezone else ""
         return dates.render(ticks, self.per_second, suffix, self.date_only)

@@ -81,8 +81,8 @@ def test_training_improves_the_validation_likelihood(tmp_path):
     assert gain > 0.3, f"gained {gain:.3f} nats a feature"
 
 
-def fast():
-    return adam(learning_rate=5e-3)
+def fast(num_steps):
+    return adam(num_steps, learning_rate=5e-3)
 
 
 def _best(result):
@@ -167,7 +167,7 @@ def test_training_stops_early_and_keeps_the_best_weights(tmp_path):
         num_steps=2000,
         validate_every=10,
         patience=3,
-        optimizer=lambda: adam(learning_rate=0.03),
+        optimizer=lambda steps: adam(learning_rate=0.03),
     )
     stage = result.metrics["stages"]["training"]
     assert stage["steps"] < 2000
@@ -176,7 +176,7 @@ def test_training_stops_early_and_keeps_the_best_weights(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
     with pytest.raises(training.TrainingError, match=r"Lower the optimiser's .*No model was"):
-        train(tmp_path / "run", optimizer=lambda: adam(learning_rate=math.inf))
+        train(tmp_path / "run", optimizer=lambda steps: adam(learning_rate=math.inf))
 
 
 def test_a_validation_that_hides_nothing_is_refused(tmp_path):
@@ -294,7 +294,7 @@ def test_a_lost_model_is_written_anew_from_the_checkpoint(damage, tmp_path, caps
 
 
 def test_a_mistake_before_the_first_checkpoint_does_not_block_the_directory(tmp_path):
-    def no_optimizer():
+    def no_optimizer(num_steps):
         raise ArithmeticError("a mistake of a user's")
 
     (tmp_path / "run").mkdir()

@@ -1,4 +1,8 @@
-"""Optimisers as gin-injectable factories: called once for every stage of a training."""
+"""Optimisers as gin-injectable factories.
+
+`train` calls one for every stage of a training, with the stage's number of steps, so that a
+schedule ends where its stage ends.
+"""
 
 import gin
 import keras
@@ -8,6 +12,7 @@ from vae_arbcond.registry import PACKAGE
 
 @gin.register(module=PACKAGE)
 def adam(
+    num_steps: int | None = None,
     learning_rate: float = 1e-3,
     decay_rate: float = 1.0,
     decay_steps: int = 5000,
@@ -17,12 +22,14 @@ def adam(
     """Adam; learning rate times `decay_rate` every `decay_steps` steps, continuously.
 
     Args:
+      num_steps: plays no part: this schedule has no end.
       learning_rate: at step 0. Posterior Matching: 1e-3.
       decay_rate: 1 keeps it constant. Posterior Matching: 0.9.
       decay_steps: steps for one factor of `decay_rate`.
       weight_decay: decoupled, on matrices only (the paper's published code: 1e-5).
       clip_norm: largest norm of the whole gradient; None does not clip.
     """
+    del num_steps
     if decay_rate != 1.0:
         learning_rate = keras.optimizers.schedules.ExponentialDecay(
             learning_rate, decay_steps, decay_rate
@@ -41,7 +48,7 @@ def adam_cosine(
     """Adam with a linear warm-up and a half cosine down to 0 at `num_steps`.
 
     Args:
-      num_steps: step at which the rate reaches 0; the number of training steps.
+      num_steps: step at which the rate reaches 0; `train` gives that of each stage.
       learning_rate: the highest rate.
       warmup_steps: steps from 0 to the highest rate.
       weight_decay, clip_norm: as for `adam`.

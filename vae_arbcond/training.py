@@ -52,7 +52,7 @@ def train(
     mask: Callable,
     num_steps: int = 2000,
     batch_size: int = 64,
-    optimizer: Callable[[], keras.optimizers.Optimizer] = adam,
+    optimizer: Callable[[int], keras.optimizers.Optimizer] = adam,
     validate_every: int = 250,
     validation_mask: Callable | None = None,
     validation_samples: int = 100,
@@ -74,7 +74,7 @@ def train(
       mask: mask generator for training.
       num_steps: optimiser steps of every stage that does not say its own.
       batch_size: rows a step, over all replicas.
-      optimizer: called once a stage.
+      optimizer: called for each stage with its number of steps.
       validate_every: steps between validations; also the epochs of the progress bar.
       validation_mask: mask generator for validation, drawn once; None takes `mask`.
       validation_samples: samples of z for the validation log-likelihood.
@@ -131,7 +131,8 @@ def train(
         restore = _Restore(resume, model_lost=resume and not run.has_whole_model())
         for number, stage in enumerate(conditioner.stages()):
             stage = stage._replace(num_steps=stage.num_steps or num_steps)
-            loop = _StageLoop(run, conditioner, stage, number, optimizer(), **settings)
+            its_optimizer = optimizer(stage.num_steps)
+            loop = _StageLoop(run, conditioner, stage, number, its_optimizer, **settings)
             history[stage.name] = loop.run_all(restore, list(callbacks), verbose)
     except BaseException:
         # A mistake noticed before anything was saved must not block the directory.

@@ -56,8 +56,8 @@ class ArbitraryConditioner(Trainable):
             of tf.function) observed entries that are NaN or infinite.
         """
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
-        if x.shape[0] == 0:  # Drawn together, no rows crash TensorFlow; by row they do not.
-            seed = sampling.row_seeds(seed, x)
+        if x.shape[0] == 0:
+            return _no_draws(num_samples, x)
         return self._impute_call(x, observed, num_samples, seed, seed.shape.rank == 2)
 
     def complete(self, x, observed, num_samples, seed) -> tf.Tensor:
@@ -72,6 +72,8 @@ class ArbitraryConditioner(Trainable):
           seed: int32 [2] or [B, 2].
         """
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
+        if x.shape[0] == 0:
+            return x
         return self._complete_call(x, observed, num_samples, sampling.row_seeds(seed, x))
 
     def impute_and_complete(self, x, observed, num_samples, seed):
@@ -86,6 +88,8 @@ class ArbitraryConditioner(Trainable):
           seed: int32 [2] or [B, 2]; [2] gives every row the same noise.
         """
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
+        if x.shape[0] == 0:
+            return _no_draws(num_samples, x), x
         return self._both_call(x, observed, num_samples, sampling.row_seeds(seed, x))
 
     # Hooks. `x` holds zeros where it is hidden; `observed` is checked.
@@ -189,6 +193,11 @@ class ArbitraryConditioner(Trainable):
         self._impute(x, seen, tf.constant(1), tf.zeros([2], tf.int32))
 
 
+def _no_draws(num_samples, x):
+    """Draws for no rows: some of TensorFlow's operations divide by the number of rows."""
+    return tf.zeros(tf.concat([[num_samples], tf.shape(x)], 0))
+
+
 class DensityConditioner(ArbitraryConditioner):
     """A method with a likelihood. Implement `_log_likelihood` besides."""
 
@@ -209,6 +218,8 @@ class DensityConditioner(ArbitraryConditioner):
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
         target = check_mask(target, x, self.feature_ndims, "target")
         self._check_values(x, target, "target")
+        if x.shape[0] == 0:
+            return Estimate(*[tf.zeros([0])] * len(Estimate._fields))
         by_row = seed.shape.rank == 2
         return self._log_likelihood_call(x, observed, target, num_samples, seed, by_row)
 
@@ -308,8 +319,8 @@ class LatentConditioner(DensityConditioner):
         """
         x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
         seed = check_seed(seed, False)
-        if x.shape[0] == 0:  # As in `impute`.
-            return tf.zeros([num_samples, *x.shape])
+        if x.shape[0] == 0:
+            return _no_draws(num_samples, x)
         return self._impute_means_call(x, observed, num_samples, seed)
 
     def log_weights(self, x, observed, target, num_samples, seed):

@@ -25,6 +25,7 @@ from vae_arbcond.distributions import (
     CholeskyGaussian,
     DiagonalGaussian,
     FeatureScaleNormal,
+    MadeMixture,
     MixedColumns,
 )
 from vae_arbcond.models import VAE
@@ -186,6 +187,22 @@ class PosteriorMatchingOnMixedColumnsTest(
             closed_form=True,
         )
         return made.create_variables(DataSpec((5,), levels=(0, 3, 2, 0, 4)))
+
+
+class PosteriorMatchingWithMadeMixtureTest(
+    LatentConditionerContract, TrainableContract, tf.test.TestCase
+):
+    """An autoregressive partial posterior, drawn coordinate by coordinate."""
+
+    @classmethod
+    def make(cls):
+        keras.utils.set_random_seed(0)
+        made = PosteriorMatching(
+            small_vae(2, CholeskyGaussian(2), FeatureScaleNormal()),
+            networks.mlp((16,)),
+            MadeMixture(2, 3, hidden=16, blocks=1, min_scale=WIDE),
+        )
+        return made.create_variables(DataSpec((4,)))
 
 
 class PosteriorMatchingOnImagesTest(

@@ -118,6 +118,65 @@ class ValuesTest(tf.test.TestCase):
         self.assertTrue(np.isfinite(far.stderr).all())
 
 
+class NamedEstimatorsTest(tf.test.TestCase):
+    """Estimates of other papers, on z ~ N(0, 1), y | z ~ N(z, 1), t | z ~ N(z, 1)."""
+
+    def samples(self, loc, scale, rows=20, seed=3):
+        noise = np.random.default_rng(seed).normal(size=[4000, rows])
+        z = loc + scale * noise
+        return z, stats.norm.logpdf(z, loc, scale)
+
+    def test_a_conditional_prior_is_integrated_out_by_either_estimate(self):
+        # p(z | y = 1) = N(0.5, 0.5) is the conditional prior, p(z | y, t) near the proposal.
+        prior = stats.norm(0.5, np.sqrt(0.5))
+        z, _ = self.samples(0.5, np.sqrt(0.5))
+        monte_carlo = estimators.predictive(np.float32(stats.norm.logpdf(0.5, z)))
+        z, log_q = self.samples(0.5, 0.6)
+        importance = estimators.conditional_prior_importance(
+            *np.float32([stats.norm.logpdf(0.5, z), prior.logpdf(z), log_q])
+        )
+        for estimate in (monte_carlo, importance):
+            error = np.abs(estimate.value - LOG_P_TARGET)
+            # Twenty rows within five standard errors each: 1e-5 false alarms.
+            self.assertAllLessEqual(error - 5 * estimate.stderr, 0.0)
+        self.assertLess(importance.stderr.numpy().mean(), monte_carlo.stderr.numpy().mean())
+
+    def test_the_marginal_of_the_missing_forgets_what_was_observed(self):
+        z, log_q = self.samples(0.5, 1.0)
+        estimate = estimators.marginal_of_missing(
+            *np.float32([stats.norm.logpdf(0.5, z), stats.norm.logpdf(z), log_q])
+        )
+        alone = stats.norm.logpdf(0.5, 0.0, np.sqrt(2.0))
+        self.assertAllLessEqual(np.abs(estimate.value - alone) - 5 * estimate.stderr, 0.0)
+        self.assertGreater(abs(alone - LOG_P_TARGET), 0.1)
+
+    def test_features_that_depend_on_each_other_given_z_are_integrated_out(self):
+        # x | z ~ N(W z, C) with a full C: x_o given z has a closed form, and so has x_o.
+        rng = np.random.default_rng(0)
+        w, root = rng.normal(size=[3, 2]), np.tril(rng.normal(size=[3, 3]))
+        covariance = root @ root.T + 0.3 * np.eye(3)
+        x_o = np.array([0.4])  # Feature 0 observed, 1 and 2 integrated out.
+        z = rng.normal(size=[300, 20, 2])  # From the prior, which is the proposal.
+        mean = z @ w.T
+        scale = 1.5 * np.sqrt(np.diag(covariance)[1:])
+        hidden = mean[..., 1:] + scale * rng.normal(size=[200, 300, 20, 2])
+        log_proposal = stats.norm.logpdf(hidden, mean[..., 1:], scale).sum(-1)
+        whole = np.concatenate([np.broadcast_to(x_o, [*hidden.shape[:-1], 1]), hidden], -1)
+        residual = whole - mean
+        log_joint = (
+            -0.5
+            * np.einsum("...i,ij,...j->...", residual, np.linalg.inv(covariance), residual)
+            - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
+        )
+        marginal = estimators.log_marginal(*np.float32([log_joint, log_proposal]))
+        exact = stats.norm.logpdf(x_o, mean[..., 0], np.sqrt(covariance[0, 0]))
+        self.assertLess(np.abs(marginal - exact).mean(), 0.1)
+        estimate = estimators.importance(marginal)
+        total = covariance[0, 0] + w[0] @ w[0]
+        error = np.abs(estimate.value - stats.norm.logpdf(x_o, 0.0, np.sqrt(total)))
+        self.assertAllLessEqual(error - 5 * estimate.stderr, 0.0)
+
+
 class DiagnosticsTest(tf.test.TestCase):
     def test_the_standard_error_is_the_spread_over_replicates(self):
         w, t = gaussian_weights(0.0, 400, 2000)
@@ -126,7 +185,7 @@ class DiagnosticsTest(tf.test.TestCase):
             estimators.importance(w),
             estimators.predictive(t),
         ):
-            # The spread of 2000 replicates is known to 1.6 % and the delta method is right to
+            # The spread of 2000 replicates is known to 1.6 % and the jackknife is right to
             # first order only: 10 %.
             spread = np.std(estimate.value)
             self.assertAllClose(np.sqrt(np.mean(estimate.stderr**2)), spread, rtol=0.1)
@@ -140,6 +199,49 @@ class DiagnosticsTest(tf.test.TestCase):
             self.assertTrue(np.isnan(estimate.stderr).all())
             self.assertTrue(np.isfinite(estimate.value).all())
             self.assertAllClose(estimate.ess, np.ones(3))
+
+    def test_a_standard_error_from_200_repeats_is_within_30_percent(self):
+        # The spread of 200 is known to 5 %: 30 % are six standard errors.
+        w, t = gaussian_weights(-0.3, 300, 200, seed=5)
+        for estimate in (estimators.corrected_predictive(w, t), estimators.importance(w)):
+            said = np.sqrt(np.mean(estimate.stderr.numpy() ** 2))
+            self.assertAllClose(said, np.std(estimate.value), rtol=0.3)
+
+    def test_the_jackknife_is_that_of_leaving_each_sample_out(self):
+        w, t = gaussian_weights(-0.5, 12, 3)
+        for estimate, value in (
+            (estimators.importance(w), lambda w, t: special.logsumexp(w, 0) - np.log(len(w))),
+            (
+                estimators.corrected_predictive(w, t),
+                lambda w, t: special.logsumexp(w + t, 0) - special.logsumexp(w, 0),
+            ),
+        ):
+            left = [value(np.delete(w, s, 0), np.delete(t, s, 0)) for s in range(len(w))]
+            want = np.sqrt((len(w) - 1) / len(w) * np.sum((left - np.mean(left, 0)) ** 2, 0))
+            self.assertAllClose(estimate.stderr, want, rtol=1e-4)
+
+    def test_a_good_proposal_has_a_light_tail_and_a_bad_one_a_heavy_one(self):
+        # p(z | y) = N(0.5, 0.5). A proposal wider than it has bounded weights; one of a third
+        # of its width leaves them without a variance: k = 1 - (1/3)**2 = 0.9 in theory.
+        rng = np.random.default_rng(0)
+        for width, low, high in ((1.3, -9.0, 0.5), (1 / 3, 0.7, 2.0)):
+            scale = width * np.sqrt(0.5)
+            z = 0.5 + scale * rng.normal(size=[4000, 20])
+            log_q = stats.norm.logpdf(z, 0.5, scale)
+            w = stats.norm.logpdf(1.0, z) + stats.norm.logpdf(z) - log_q
+            k = estimators.importance(np.float32(w)).pareto_k.numpy()
+            self.assertGreater(np.median(k), low)
+            self.assertLess(np.median(k), high)
+
+    def test_terms_that_are_not_finite_are_counted_and_never_dropped(self):
+        w, t = gaussian_weights(0.0, 100, 4)
+        w[3, 0], t[5, 1], w[7, 2], t[7, 2] = -np.inf, np.nan, np.inf, -np.inf
+        estimate = estimators.corrected_predictive(tf.constant(w), tf.constant(t))
+        self.assertAllEqual(estimate.non_finite, [1, 1, 1, 0])
+        self.assertAllEqual(np.isfinite(estimate.value), [True, False, False, True])
+        # A sample that explains nothing still counts among the samples.
+        kept = estimators.importance(np.delete(w, 3, 0)).value[0] + np.log(99 / 100)
+        self.assertAllClose(estimators.importance(w).value[0], kept, rtol=1e-6)
 
     def test_equal_weights_are_all_effective_and_have_no_tail(self):
         for value in (0.0, -500.0):

@@ -87,7 +87,8 @@ class ClosedFormGaussian(NothingToTrain, DensityConditioner):
         value = -0.5 * (tf.reduce_sum(white**2, -1) + log_det + count * np.log(2 * np.pi))
         value = tf.cast(value, tf.float32)
         exact = tf.zeros_like(value)  # No samples: no error, and no weights to have a tail.
-        return Estimate(value, exact, exact + tf.cast(num_samples, tf.float32), exact)
+        samples = exact + tf.cast(num_samples, tf.float32)
+        return Estimate(value, exact, samples, exact, exact)
 
 
 @register

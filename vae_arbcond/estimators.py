@@ -17,19 +17,23 @@ class Estimate(NamedTuple):
 
     Attributes:
       value: nats.
-      stderr: standard error of `value`, nats, by the delta method on the same samples; NaN
-        with fewer than two samples.
+      stderr: standard error of `value`, nats, from leaving out one sample at a time (the
+        jackknife); NaN with fewer than two samples.
       ess: effective number of samples of the weights, 1 / sum_s w_s**2; between 1 and S. The
         smallest where an estimate has several kinds of weights.
       pareto_k: shape of the generalised Pareto distribution fitted to the largest weights;
         the largest where there are several kinds. Above 0.7 the value may be far off and its
         error bar is not to be trusted. NaN with fewer than 25 samples.
+      non_finite: number of samples with a NaN or infinite log-density among those that make
+        the value. A log-density of -inf is a sample that explains nothing, and counts as
+        that; anything else makes the value NaN rather than be dropped.
     """
 
     value: tf.Tensor
     stderr: tf.Tensor
     ess: tf.Tensor
     pareto_k: tf.Tensor
+    non_finite: tf.Tensor
 
 
 def corrected_predictive(log_weights: tf.Tensor, log_p_target: tf.Tensor) -> Estimate:
@@ -46,10 +50,7 @@ def corrected_predictive(log_weights: tf.Tensor, log_p_target: tf.Tensor) -> Est
     value = tf.reduce_logsumexp(log_joint, 0) - tf.reduce_logsumexp(log_weights, 0)
     weights = tf.nn.softmax(log_weights, axis=0)
     shares = tf.nn.softmax(log_joint, axis=0)
-    # Delta method: shares - weights = w_s (f_s / r - 1), r = the estimated ratio.
-    stderr = _with_two_samples(
-        tf.sqrt(tf.reduce_sum((shares - weights) ** 2, 0)), tf.shape(log_weights)[0]
-    )
+    stderr = _jackknife(_without(shares) - _without(weights))
     # The numerator has weights of its own, w_s p(x_t | z_s): a proposal made for x_o may be
     # far from where x_t is likely. The worse of the two says how far to trust the value.
     return Estimate(
@@ -57,6 +58,7 @@ def corrected_predictive(log_weights: tf.Tensor, log_p_target: tf.Tensor) -> Est
         stderr,
         tf.minimum(effective_sample_size(log_weights), effective_sample_size(log_joint)),
         tf.maximum(pareto_k(log_weights), pareto_k(log_joint)),
+        _count_non_finite(log_weights, log_p_target),
     )
 
 
@@ -70,13 +72,59 @@ def importance(log_weights: tf.Tensor) -> Estimate:
       log_weights: [S, B], as for `corrected_predictive`.
     """
     value = log_mean_exp(log_weights)
-    shares = tf.nn.softmax(log_weights, axis=0)
-    num_samples = tf.shape(log_weights)[0]
-    count = tf.cast(num_samples, log_weights.dtype)
-    stderr = _with_two_samples(
-        tf.sqrt(tf.reduce_sum((shares - 1.0 / count) ** 2, 0)), num_samples
+    return Estimate(
+        value,
+        _jackknife(_without(tf.nn.softmax(log_weights, axis=0))),
+        effective_sample_size(log_weights),
+        pareto_k(log_weights),
+        _count_non_finite(log_weights),
     )
-    return Estimate(value, stderr, effective_sample_size(log_weights), pareto_k(log_weights))
+
+
+def conditional_prior_importance(
+    log_p_target: tf.Tensor, log_prior: tf.Tensor, log_proposal: tf.Tensor
+) -> Estimate:
+    """log p(x_t | x_o) ~ log 1/S sum_s p(x_t | z_s, x_o) p(z_s | x_o) / q(z_s | x).
+
+    VAEAC, Eq. 18, for models with a conditional prior p(z | x_o), z_s ~ q(z | x). With
+    z_s ~ p(z | x_o) it is VAEAC's Eq. 17, which is `predictive`.
+
+    Args:
+      log_p_target: [S, B], log p(x_t | z_s, x_o).
+      log_prior: [S, B], log p(z_s | x_o).
+      log_proposal: [S, B], log q(z_s | x).
+    """
+    return importance(log_p_target + log_prior - log_proposal)
+
+
+def marginal_of_missing(
+    log_p_missing: tf.Tensor, log_prior: tf.Tensor, log_posterior: tf.Tensor
+) -> Estimate:
+    """log p(x_M) ~ log 1/S sum_s p(x_M | z_s) p(z_s) / q(z_s), z_s ~ q: QAVI, Eq. 12.
+
+    The likelihood of the missing features alone, NOT given the observed ones: q only decides
+    how tight the bound is. Never in one column with log p(x_M | x_o).
+
+    Args:
+      log_p_missing: [S, B], log p(x_M | z_s).
+      log_prior: [S, B], log p(z_s).
+      log_posterior: [S, B], log q(z_s), any approximation of p(z | x_o).
+    """
+    return importance(log_p_missing + log_prior - log_posterior)
+
+
+def log_marginal(log_joint: tf.Tensor, log_proposal: tf.Tensor) -> tf.Tensor:
+    """log p(x_o | z) ~ log 1/M sum_m p(x_o, x_u^m | z) / r(x_u^m), x_u^m ~ r: [...].
+
+    The integral over x_u in Posterior Matching, Eq. 20, for decoders whose features are not
+    independent given z. Its exponential is unbiased, so `importance` of weights made with it
+    estimates Eq. 20 without bias, however small M is.
+
+    Args:
+      log_joint: [M, ...], log p(x_o, x_u^m | z).
+      log_proposal: [M, ...], log r(x_u^m), any density of the hidden features.
+    """
+    return log_mean_exp(log_joint - log_proposal)
 
 
 def ratio(joint: Estimate, observed: Estimate) -> Estimate:
@@ -89,6 +137,7 @@ def ratio(joint: Estimate, observed: Estimate) -> Estimate:
         tf.sqrt(joint.stderr**2 + observed.stderr**2),
         tf.minimum(joint.ess, observed.ess),
         tf.maximum(joint.pareto_k, observed.pareto_k),
+        joint.non_finite + observed.non_finite,
     )
 
 
@@ -96,7 +145,8 @@ def predictive(log_p_target: tf.Tensor) -> Estimate:
     """log 1/S sum_s p(x_t | z_s), z_s ~ q(z | x_o), without correcting for q.
 
     Estimates the likelihood under the approximate posterior, not under the model: biased
-    wherever q(z | x_o) is not p(z | x_o). For latents without a usable density.
+    wherever q(z | x_o) is not p(z | x_o). For latents without a usable density; and for models
+    with a conditional prior p(z | x_o), which are what they draw from: VAEAC, Eq. 17.
 
     Args:
       log_p_target: [S, B].
@@ -195,5 +245,21 @@ def _tail_shape(log_weights: tf.Tensor, tail: tf.Tensor) -> tf.Tensor:
     return tf.where(has_tail, (n * k + 10.0 * 0.5) / (n + 10.0), 0.0)
 
 
-def _with_two_samples(stderr: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
-    return tf.where(num_samples > 1, stderr, float("nan"))
+def _without(shares: tf.Tensor) -> tf.Tensor:
+    """log of what is left of the total without each sample: shares [S, B] -> [S, B]."""
+    # One sample that is everything leaves nothing: a bound keeps the error large and finite.
+    return tf.math.log(tf.maximum(1.0 - shares, 1e-7))
+
+
+def _jackknife(values: tf.Tensor) -> tf.Tensor:
+    """Standard error from the values [S, B] that leave out a sample each, less a constant."""
+    count = tf.cast(tf.shape(values)[0], values.dtype)
+    deviation = values - tf.reduce_mean(values, 0)
+    stderr = tf.sqrt((count - 1.0) / count * tf.reduce_sum(deviation**2, 0))
+    return tf.where(count > 1.0, stderr, float("nan"))
+
+
+def _count_non_finite(*log_densities: tf.Tensor) -> tf.Tensor:
+    """Samples with a NaN or infinite term: tensors [S, B] -> [B], float32."""
+    finite = tf.reduce_all([tf.math.is_finite(part) for part in log_densities], 0)
+    return tf.reduce_sum(tf.cast(~finite, tf.float32), 0)

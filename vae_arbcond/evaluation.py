@@ -17,6 +17,7 @@ from vae_arbcond.conditioners.base import (
     DensityConditioner,
     LatentConditioner,
 )
+from vae_arbcond.conditioners.likelihoods import DefaultLikelihood
 from vae_arbcond.conditioners.sampling import spread
 from vae_arbcond.data.pipeline import Dataset, Splits
 from vae_arbcond.registry import PACKAGE
@@ -70,6 +71,7 @@ _BETTER = {
     "log_likelihood_user_units": "higher",
     "log_likelihood_stderr": "lower",
     "pareto_k_above_0.7": "0",
+    "non_finite_samples": "0",
     "psnr_mean10": "higher",
     "psnr_sample": "higher",
     "psnr_best10": "higher",
@@ -85,6 +87,7 @@ def evaluate(
     num_samples: int = 100,
     seeds: Sequence[int] = (0, 1, 2),
     schema: TableSchema | ImageSchema | None = None,
+    likelihood: Callable | None = None,
 ) -> Report:
     """Scores a method on the test rows.
 
@@ -95,6 +98,8 @@ def evaluate(
       mask: draws which entries of the test rows are observed.
       num_samples: draws for intervals, CRPS, completions and likelihoods; 100 or more.
       seeds: one set of masks each; scores are averaged over them.
+      likelihood: how log-likelihoods are estimated, `RatioLikelihood()` for example; None
+        takes the method's own. The report names it.
       schema: of the run; data whose schema differs are refused. None does not check.
 
     Raises:
@@ -110,7 +115,9 @@ def evaluate(
     if not len(test):
         raise ValueError("There are no test rows: make_splits.test_fraction must be above 0.")
     baseline = baseline_completion(data.train)
-    rounds = [_one_round(conditioner, test, baseline, mask, num_samples, s) for s in seeds]
+    likelihood = likelihood or DefaultLikelihood()
+    options = mask, num_samples, likelihood
+    rounds = [_one_round(conditioner, test, baseline, *options, seed) for seed in seeds]
     scores, bases = zip(*rounds, strict=True)
     mean = {k: float(np.mean([score[k] for score in scores])) for k in scores[0]}
     spread = {k: float(np.std([score[k] for score in scores])) for k in scores[0]}
@@ -122,7 +129,7 @@ def evaluate(
         "mask": str(mask),
     }
     if "log_likelihood_per_feature" in mean:
-        conditions["likelihood"] = "importance-corrected predictive, nats"
+        conditions["likelihood"] = f"{likelihood}, nats"
     return Report(mean, spread, base, _sentences(mean, base, num_samples), conditions)
 
 
@@ -142,7 +149,7 @@ def baseline_completion(train: Dataset) -> np.ndarray:
     return completion.astype(np.float32)
 
 
-def _one_round(conditioner, test, baseline, mask, num_samples, seed):
+def _one_round(conditioner, test, baseline, mask, num_samples, likelihood, seed):
     """Scores and baseline scores for one set of masks."""
     x, present = tf.constant(test.x), tf.constant(test.present)
     observed = (mask(x, present, tf.constant([seed, 0], tf.int32)) & present).numpy()
@@ -152,7 +159,7 @@ def _one_round(conditioner, test, baseline, mask, num_samples, seed):
             f"The mask {mask} with seed {seed} hides nothing that is present, so there is "
             f"nothing to score. Use a mask that hides something."
         )
-    answers = _answers(conditioner, test.x, observed, scored, num_samples, seed)
+    answers = _answers(conditioner, test.x, observed, scored, num_samples, likelihood, seed)
     draws, means, completion, estimates = answers
     observed_x = observed.reshape(*observed.shape, *(1,) * (test.x.ndim - observed.ndim))
     guess = np.where(observed_x, test.x, baseline)
@@ -165,7 +172,7 @@ def _one_round(conditioner, test, baseline, mask, num_samples, seed):
     return scores, base
 
 
-def _answers(conditioner, x, observed, scored, num_samples, seed):
+def _answers(conditioner, x, observed, scored, num_samples, likelihood, seed):
     """Draws and decoder means [S, N, ...], completion [N, ...], Estimates; None without."""
     draws, means, completions, estimates = [], [], [], []
     mask_seed = seed
@@ -181,7 +188,7 @@ def _answers(conditioner, x, observed, scored, num_samples, seed):
         if isinstance(conditioner, DensityConditioner):
             target = tf.constant(scored[rows])
             seed = [mask_seed, 4 * start + 3]
-            estimate = conditioner.log_likelihood(*part, target, num_samples, seed)
+            estimate = likelihood(conditioner, *part, target, num_samples, seed)
             estimates.append([field.numpy() for field in estimate])
     joined = [np.concatenate(f) for f in zip(*estimates, strict=True)] if estimates else None
     decoded = np.concatenate(means, axis=1) if means else None
@@ -240,7 +247,7 @@ def _image_scores(test, scored, draws, means, completion, guess):
 
 
 def _likelihood_scores(test, scored, estimates):
-    value, stderr, _, pareto_k = estimates
+    value, stderr, _, pareto_k, non_finite = estimates
     count = scored.sum()
     jacobian = test.schema.log_jacobian(scored).sum()
     known = pareto_k[np.isfinite(pareto_k)]
@@ -249,6 +256,7 @@ def _likelihood_scores(test, scored, estimates):
         "log_likelihood_user_units": float((value.sum() + jacobian) / count),
         "log_likelihood_stderr": float(np.sqrt(np.sum(stderr**2)) / count),
         "pareto_k_above_0.7": float(np.mean(known > 0.7)) if len(known) else float("nan"),
+        "non_finite_samples": float(non_finite.sum()),
     }
 
 
@@ -285,5 +293,12 @@ def _sentences(scores, base, num_samples) -> list[str]:
             f"its error bar is not to be trusted (Pareto k above 0.7): q(z | x_o) seldom "
             f"proposes what explains the rest of the row. More samples than {num_samples} may "
             f"help (evaluate.num_samples)."
+        )
+    lost = scores.get("non_finite_samples", 0.0)
+    if lost:
+        sentences.append(
+            f"{lost:g} samples a set of masks had a log-density that was infinite or not a "
+            f"number. A sample that gives the data no probability counts as that; anything "
+            f"else makes the log-likelihood of its row NaN."
         )
     return sentences

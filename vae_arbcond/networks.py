@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import gin
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vae_arbcond.registry import PACKAGE, register
@@ -87,6 +88,112 @@ class ResidualBlock(keras.layers.Layer):
 
     def call(self, h):
         return h + self.branch(h)
+
+
+@register
+class MaskedDense(keras.layers.Layer):
+    """A dense layer some of whose weights are fixed at zero.
+
+    Args:
+      inputs: degree of each input, a sequence of whole numbers.
+      outputs: degree of each output. Output k sees input j only where
+        inputs[j] <= outputs[k].
+      scale: variance scaling of the weights' start; 0 starts at zero.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        scale: float = 1.0,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.inputs_degrees, self.outputs_degrees = tuple(inputs), tuple(outputs)
+        self.connected = np.array(self.inputs_degrees)[:, None] <= np.array(outputs)
+        # An attribute, so that the model's seed reaches it.
+        self.kernel_initializer = (
+            keras.initializers.VarianceScaling(scale) if scale else keras.initializers.Zeros()
+        )
+
+    def build(self, input_shape):
+        if input_shape[-1] != len(self.inputs_degrees):
+            raise ValueError(
+                f"This masked layer is made for {len(self.inputs_degrees)} inputs, but got "
+                f"{input_shape[-1]}."
+            )
+        self.kernel = self.add_weight(
+            shape=self.connected.shape, initializer=self.kernel_initializer, name="kernel"
+        )
+        self.bias = self.add_weight(
+            shape=(self.connected.shape[1],), initializer="zeros", name="bias"
+        )
+
+    def call(self, x):
+        kernel = tf.where(self.connected, tf.convert_to_tensor(self.kernel), 0.0)
+        kernel = tf.cast(kernel, self.compute_dtype)
+        return tf.matmul(x, kernel) + tf.cast(self.bias, self.compute_dtype)
+
+
+@register
+class Made(keras.layers.Layer):
+    """z [N, D], context [N, H] -> [N, D, num_outputs]; outputs of z_i see z_1 .. z_(i-1) only.
+
+    A masked autoencoder (MADE; Germain et al., 2015, https://arxiv.org/abs/1502.03509) with
+    residual blocks, in the given order of the coordinates. Every layer sees the whole context.
+
+    Args:
+      event_size: D.
+      num_outputs: numbers a coordinate.
+      hidden: width.
+      blocks: number of residual blocks.
+      activation: a Keras activation's name.
+      zero_start: True starts with all outputs 0, so that a flow starts as the identity.
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        num_outputs: int,
+        hidden: int = 256,
+        blocks: int = 2,
+        activation: str = "relu",
+        zero_start: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.event_size, self.num_outputs = event_size, num_outputs
+        coordinates = range(1, event_size + 1)
+        # Degree 0 sees the context alone: that is what the first coordinate is told by.
+        middle = [k % event_size for k in range(hidden)]
+        last = [i - 1 for i in coordinates for _ in range(num_outputs)]
+        start = 0.0 if zero_start else 1.0
+        self.first = MaskedDense(coordinates, middle)
+        self.firsts = [MaskedDense(middle, middle) for _ in range(blocks)]
+        self.seconds = [MaskedDense(middle, middle, 0.1) for _ in range(blocks)]
+        self.last = MaskedDense(middle, last, start)
+        self.activate = keras.layers.Activation(activation)
+        self.contexts = [keras.layers.Dense(hidden) for _ in range(blocks + 1)]
+        kernel = keras.initializers.VarianceScaling(start) if start else "zeros"
+        self.direct = keras.layers.Dense(
+            event_size * num_outputs, use_bias=False, kernel_initializer=kernel
+        )
+
+    def build(self, z_shape, context_shape):
+        self.first.build(z_shape)
+        hidden = (None, self.contexts[0].units)
+        for layer in (*self.firsts, *self.seconds, self.last):
+            layer.build(hidden)
+        for layer in (*self.contexts, self.direct):
+            layer.build(context_shape)
+
+    def call(self, z, context):
+        h = self.first(z) + self.contexts[0](context)
+        blocks = zip(self.firsts, self.seconds, self.contexts[1:], strict=True)
+        for first, second, of_context in blocks:
+            h += second(self.activate(first(self.activate(h)) + of_context(context)))
+        out = self.last(self.activate(h)) + self.direct(context)
+        return tf.reshape(out, [-1, self.event_size, self.num_outputs])
 
 
 @gin.register(module=PACKAGE)

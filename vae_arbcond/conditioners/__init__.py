@@ -6,12 +6,20 @@ from vae_arbcond.conditioners.base import (
     Inference,
     LatentConditioner,
 )
+from vae_arbcond.conditioners.likelihoods import (
+    DefaultLikelihood,
+    PredictiveLikelihood,
+    RatioLikelihood,
+)
 from vae_arbcond.conditioners.posterior_matching import PosteriorMatching
 
 __all__ = [
     "ArbitraryConditioner",
+    "DefaultLikelihood",
     "DensityConditioner",
     "Inference",
     "LatentConditioner",
     "PosteriorMatching",
+    "PredictiveLikelihood",
+    "RatioLikelihood",
 ]

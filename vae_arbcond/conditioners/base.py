@@ -337,6 +337,26 @@ class LatentConditioner(DensityConditioner):
         signature = (tf.float32, tf.float32)
         return self._over_samples(score, x, observed, num_samples, seed, signature)
 
+    def joint_log_weights(self, x, features, num_samples, seed):
+        """log p(x_f | z_s) + log p(z_s) - log q(z_s | x_f) at z_s ~ q(z | x_f): [S, B].
+
+        The proposal is the model's own encoder: Posterior Matching, Eq. 18.
+
+        Args:
+          x: float32 [B, *F, *E].
+          features: bool [B, *F]; True = part of x_f.
+          num_samples: S.
+          seed: int32 [2].
+        """
+        x = tf.where(expand_features(features, x), x, 0.0)
+        posterior = self.model.posterior(x, features)
+
+        def chunk(count, i):
+            z = sampling.sample(posterior, count, sampling.chunk_seeds(seed, i).z)
+            return self._log_weights(x, features, z, self.model.likelihood(z), posterior)
+
+        return sampling.in_chunks(chunk, num_samples, tf.float32)[:num_samples]
+
     # Everything below is said once for all latent methods.
 
     def _over_samples(self, function, x, observed, num_samples, seed, signature):

@@ -88,6 +88,12 @@ class PosteriorMatching(LatentConditioner):
           [B], nats.
         """
         partial = self.partial_posterior(x, observed)
+        if partial.event_shape != full_posterior.event_shape:
+            raise ValueError(
+                f"The partial posterior's head has event_size {list(partial.event_shape)}, "
+                f"but the model's z is of size {list(full_posterior.event_shape)} (its "
+                f"latent_size). Give both the same number."
+            )
         if self.closed_form:
             if self.stop_gradient:
                 full_posterior = tf.nest.map_structure(

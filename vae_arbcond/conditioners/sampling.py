@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from vae_arbcond import estimators
-from vae_arbcond.distributions import Columns
+from vae_arbcond.distributions import Columns, Conditional
 
 CHUNK = 64  # samples of z held at once; part of what a seed means, so never changed
 # Rows answered together where each has its own seed, see `over_rows`: a multiple of the lanes
@@ -70,6 +70,15 @@ def sample(distribution, count, seed):
     more = () if count is None else count
     if seed.shape.rank == 1:
         return distribution.sample(more, seed=seed)
+    if isinstance(distribution, Conditional) and count is not None:
+        # Noise row by row, then one pass of the network for all rows.
+        def noise_of(s):
+            return tf.random.stateless_normal([count, distribution.noise_size], s)
+
+        spec = tf.TensorSpec([None, distribution.noise_size])
+        return distribution.from_noise(
+            swap_leading(tf.map_fn(noise_of, seed, fn_output_signature=spec))
+        )
     index = () if count is not None else (slice(None),)
 
     def one_row(row):

@@ -1,7 +1,19 @@
 """Heads (network output -> tfd.Distribution) and what is done with the distributions."""
 
+from vae_arbcond.distributions.autoregressive import AutoregressiveMixture, MadeMixture
 from vae_arbcond.distributions.columns import Columns
-from vae_arbcond.distributions.gaussian import CholeskyGaussian, DiagonalGaussian
+from vae_arbcond.distributions.conditional import Conditional
+from vae_arbcond.distributions.flows import (
+    InverseAutoregressiveFlow,
+    MaskedAutoregressiveFlow,
+    Planar,
+    PlanarFlow,
+)
+from vae_arbcond.distributions.gaussian import (
+    CholeskyGaussian,
+    DiagonalGaussian,
+    GaussianMixture,
+)
 from vae_arbcond.distributions.likelihoods import (
     Bernoulli,
     Categorical,
@@ -19,15 +31,23 @@ from vae_arbcond.distributions.masking import (
 )
 
 __all__ = [
+    "AutoregressiveMixture",
     "Bernoulli",
     "Categorical",
     "CholeskyGaussian",
     "Columns",
+    "Conditional",
     "DiagonalGaussian",
     "FeatureScaleNormal",
+    "GaussianMixture",
+    "InverseAutoregressiveFlow",
     "LikelihoodHead",
+    "MadeMixture",
+    "MaskedAutoregressiveFlow",
     "MixedColumns",
     "Normal",
+    "Planar",
+    "PlanarFlow",
     "SharedScaleNormal",
     "StudentT",
     "expected_features",

@@ -53,3 +53,54 @@ class CholeskyGaussian(keras.layers.Layer):
         params = tf.cast(self.params(h), tf.float32)
         loc, flat = params[..., : self.event_size], params[..., self.event_size :]
         return tfd.MultivariateNormalTriL(loc, self.to_triangle(flat))
+
+
+@register
+class GaussianMixture(keras.layers.Layer):
+    """Network output [..., H] -> mixture of Gaussians, diagonal or with full covariances.
+
+    Returns a distribution with batch_shape [...] and event_shape [event_size].
+
+    Args:
+      event_size: length of z.
+      components: Gaussians in the mixture.
+      full_covariance: True gives each a full covariance (lower triangular L), False a
+        diagonal one.
+      min_scale: lower bound on L's diagonal.
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        components: int = 10,
+        full_covariance: bool = False,
+        min_scale: float = 1e-3,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}.")
+        self.event_size, self.components = event_size, components
+        self.min_scale, self.full_covariance = min_scale, full_covariance
+        spread = event_size * (event_size + 1) // 2 if full_covariance else event_size
+        self.logits = keras.layers.Dense(components)
+        # Components that start at one place have no reason to part.
+        apart = keras.initializers.RandomNormal(stddev=1.0)
+        self.loc = keras.layers.Dense(components * event_size, bias_initializer=apart)
+        self.scale = keras.layers.Dense(components * spread)
+        self.to_triangle = tfb.FillScaleTriL(diag_shift=min_scale)
+
+    def call(self, h):
+        def per_component(layer):
+            flat = tf.cast(layer(h), tf.float32)
+            shape = [self.components, flat.shape[-1] // self.components]
+            split = tf.reshape(flat, tf.concat([tf.shape(flat)[:-1], shape], 0))
+            return tf.ensure_shape(split, [*h.shape[:-1], *shape])
+
+        loc, raw = per_component(self.loc), per_component(self.scale)
+        if self.full_covariance:
+            parts = tfd.MultivariateNormalTriL(loc, self.to_triangle(raw))
+        else:
+            parts = tfd.MultivariateNormalDiag(loc, self.min_scale + tf.nn.softplus(raw))
+        logits = tf.cast(self.logits(h), tf.float32)
+        return tfd.MixtureSameFamily(tfd.Categorical(logits), parts)

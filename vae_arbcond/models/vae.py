@@ -59,6 +59,11 @@ class VAE(LatentVariableModel):
     def elbo(self, x, present, seed, beta=1.0, posterior=None):
         """The evidence lower bound (Kingma and Welling, Eq. 3), one sample of z. [B], nats."""
         q = self.posterior(x, present) if posterior is None else posterior
+        if q.event_shape != [self.latent_size]:
+            raise ValueError(
+                f"The posterior head has event_size {list(q.event_shape)}, but the model's "
+                f"latent_size is {self.latent_size}. Give both the same number."
+            )
         z = q.sample(seed=seed)
         log_px = over_features(self.likelihood(z), present).log_prob(x)
         return log_px - beta * kl_divergence(q, self.prior(), z)

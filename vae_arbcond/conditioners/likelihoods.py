@@ -1,0 +1,83 @@
+"""Which estimator of log p(x_target | x_observed) an evaluation uses, by name.
+
+`conditioner.log_likelihood` is the default everywhere. Papers use others, and so may
+`evaluate.likelihood`; the report names it, so that no table mixes them unlabelled.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from vae_arbcond import estimators
+from vae_arbcond.conditioners import sampling
+from vae_arbcond.conditioners.base import LatentConditioner
+from vae_arbcond.estimators import Estimate
+from vae_arbcond.registry import register
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class DefaultLikelihood:
+    """The method's own: the importance-corrected predictive where it has a latent z."""
+
+    def __call__(self, conditioner, x, observed, target, num_samples, seed) -> Estimate:
+        """`conditioner.log_likelihood`."""
+        return conditioner.log_likelihood(x, observed, target, num_samples, seed)
+
+    def __str__(self):
+        return "importance-corrected predictive"
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class RatioLikelihood:
+    """log p(x_o, x_t) - log p(x_o), each by importance sampling: Posterior Matching's tables.
+
+    The first with z ~ q(z | x), the model's own encoder, the second with z ~ q(z | x_o)
+    (App. B). A difference of two lower bounds.
+    """
+
+    def __call__(self, conditioner, x, observed, target, num_samples, seed) -> Estimate:
+        """Arguments as for `conditioner.log_likelihood`, with one seed [2].
+
+        Raises:
+          TypeError: the method has no latent variable.
+        """
+        _check_latent(self, conditioner)
+        x, observed, target = (tf.convert_to_tensor(t) for t in (x, observed, target))
+        joint_seed, seed = sampling.split(tf.convert_to_tensor(seed))
+        joint = conditioner.joint_log_weights(x, observed | target, num_samples, joint_seed)
+        nothing = tf.zeros_like(observed)
+        given = conditioner.log_weights(x, observed, nothing, num_samples, seed)[0]
+        return estimators.ratio(estimators.importance(joint), estimators.importance(given))
+
+    def __str__(self):
+        return "ratio of two importance estimates"
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class PredictiveLikelihood:
+    """The mean of p(x_t | z) over z ~ q(z | x_o) as it is: what the method says."""
+
+    def __call__(self, conditioner, x, observed, target, num_samples, seed) -> Estimate:
+        """Arguments as for `conditioner.log_likelihood`, with one seed [2].
+
+        Raises:
+          TypeError: the method has no latent variable.
+        """
+        _check_latent(self, conditioner)
+        x, observed, target = (tf.convert_to_tensor(t) for t in (x, observed, target))
+        parts = conditioner.log_weights(x, observed, target & ~observed, num_samples, seed)
+        return estimators.predictive(parts[1])
+
+    def __str__(self):
+        return "predictive, uncorrected"
+
+
+def _check_latent(likelihood, conditioner):
+    if not isinstance(conditioner, LatentConditioner):
+        raise TypeError(
+            f"{type(likelihood).__name__} needs a method with a latent variable, and "
+            f"{type(conditioner).__name__} has none. Use DefaultLikelihood."
+        )

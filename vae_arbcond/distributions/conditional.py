@@ -1,0 +1,94 @@
+"""Distributions that are a network's answer to a context, drawn from standard normal noise."""
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfd = tfp.distributions
+
+
+class Conditional(tfd.Distribution):
+    """z given a context: batch_shape [...], event_shape [event_size].
+
+    What a head returns whose density is computed by a network of its own (autoregressive
+    mixtures, flows), rather than from parameters that could be listed. It can be indexed along
+    its batch axes, and a draw is a function of standard normal noise and the context.
+
+    Args:
+      head: has `log_density(z, context)` [N, D], [N, H] -> [N]; `from_noise(noise, context)`
+        [N, M], [N, H] -> [N, D]; `noise_size`, M; and `reparameterized`: whether `from_noise`
+        carries gradients.
+      context: float32 [..., H], one axis at least before the last.
+      event_size: D.
+    """
+
+    def __init__(self, head, context, event_size: int, name="Conditional"):
+        parameters = dict(locals())
+        self._head, self._context, self._event_size = head, context, event_size
+        kind = tfd.FULLY_REPARAMETERIZED if head.reparameterized else tfd.NOT_REPARAMETERIZED
+        super().__init__(
+            dtype=tf.float32,
+            reparameterization_type=kind,
+            validate_args=False,
+            allow_nan_stats=True,
+            parameters=parameters,
+            name=name,
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        raise NotImplementedError("Conditional holds a network's context, not parameters.")
+
+    def __getitem__(self, index):
+        index = index if isinstance(index, tuple) else (index,)
+        if Ellipsis not in index:
+            index = (*index, Ellipsis)
+        return Conditional(self._head, self._context[(*index, slice(None))], self._event_size)
+
+    def _batch_shape(self):
+        return self._context.shape[:-1]
+
+    def _batch_shape_tensor(self):
+        return tf.shape(self._context)[:-1]
+
+    def _event_shape(self):
+        return tf.TensorShape([self._event_size])
+
+    def _event_shape_tensor(self):
+        return tf.constant([self._event_size])
+
+    @property
+    def noise_size(self) -> int:
+        """How many standard normal numbers make one draw."""
+        return self._head.noise_size
+
+    def from_noise(self, noise):
+        """Noise [..., *batch, noise_size] -> draws [..., *batch, event_size]."""
+        flat, context, leading = self._flattened(noise)
+        z = self._head.from_noise(flat, context)
+        z = tf.reshape(z, tf.concat([leading, [self._event_size]], 0))
+        return tf.ensure_shape(z, [*noise.shape[:-1], self._event_size])
+
+    def _log_prob(self, z):
+        flat, context, leading = self._flattened(tf.cast(z, tf.float32))
+        log_density = tf.reshape(self._head.log_density(flat, context), leading)
+        shape = tf.broadcast_static_shape(z.shape[:-1], self._context.shape[:-1])
+        return tf.ensure_shape(log_density, shape)
+
+    def _sample_n(self, n, seed=None):
+        shape = tf.concat([[n], self.batch_shape_tensor(), [self.noise_size]], 0)
+        noise = tf.random.stateless_normal(shape, tfp.random.sanitize_seed(seed))
+        static = tf.TensorShape([tf.get_static_value(n)]).concatenate(self.batch_shape)
+        return self.from_noise(tf.ensure_shape(noise, static.concatenate(self.noise_size)))
+
+    def _flattened(self, values):
+        """(values [N, V], context [N, H], leading shape): both broadcast to one batch."""
+        leading = tf.broadcast_dynamic_shape(
+            tf.shape(values)[:-1], tf.shape(self._context)[:-1]
+        )
+
+        def flat(part):
+            size = part.shape[-1]
+            part = tf.broadcast_to(part, tf.concat([leading, [size]], 0))
+            return tf.ensure_shape(tf.reshape(part, [-1, size]), [None, size])
+
+        return flat(values), flat(self._context), leading

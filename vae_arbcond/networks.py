@@ -140,7 +140,8 @@ class Made(keras.layers.Layer):
     """z [N, D], context [N, H] -> [N, D, num_outputs]; outputs of z_i see z_1 .. z_(i-1) only.
 
     A masked autoencoder (MADE; Germain et al., 2015, https://arxiv.org/abs/1502.03509) with
-    residual blocks, in the given order of the coordinates. Every layer sees the whole context.
+    residual blocks, in the given order of the coordinates. The first layer and the output see
+    the whole context.
 
     Args:
       event_size: D.
@@ -173,7 +174,8 @@ class Made(keras.layers.Layer):
         self.seconds = [MaskedDense(middle, middle, 0.1) for _ in range(blocks)]
         self.last = MaskedDense(middle, last, start)
         self.activate = keras.layers.Activation(activation)
-        self.contexts = [keras.layers.Dense(hidden) for _ in range(blocks + 1)]
+        self.of_context = keras.layers.Dense(hidden, use_bias=False)
+        # Few units are of low degree: the first coordinates learn the context from here.
         kernel = keras.initializers.VarianceScaling(start) if start else "zeros"
         self.direct = keras.layers.Dense(
             event_size * num_outputs, use_bias=False, kernel_initializer=kernel
@@ -181,17 +183,16 @@ class Made(keras.layers.Layer):
 
     def build(self, z_shape, context_shape):
         self.first.build(z_shape)
-        hidden = (None, self.contexts[0].units)
+        hidden = (None, self.of_context.units)
         for layer in (*self.firsts, *self.seconds, self.last):
             layer.build(hidden)
-        for layer in (*self.contexts, self.direct):
+        for layer in (self.of_context, self.direct):
             layer.build(context_shape)
 
     def call(self, z, context):
-        h = self.first(z) + self.contexts[0](context)
-        blocks = zip(self.firsts, self.seconds, self.contexts[1:], strict=True)
-        for first, second, of_context in blocks:
-            h += second(self.activate(first(self.activate(h)) + of_context(context)))
+        h = self.first(z) + self.of_context(context)
+        for first, second in zip(self.firsts, self.seconds, strict=True):
+            h += second(self.activate(first(self.activate(h))))
         out = self.last(self.activate(h)) + self.direct(context)
         return tf.reshape(out, [-1, self.event_size, self.num_outputs])
 

@@ -194,6 +194,23 @@ def conditioner(head):
     return PosteriorMatching(model, networks.mlp((8,)), head)
 
 
+def test_a_method_trains_in_half_precision():
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        method = conditioner(MadeMixture(2, 3, hidden=16, blocks=1))
+        method.create_variables(DataSpec((3,)))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert all(v.dtype == "float32" for v in method.trainable_variables)
+    x = np.random.default_rng(0).normal(size=[4, 3]).astype(np.float32)
+    observed = np.random.default_rng(1).random([4, 3]) < 0.5
+    terms = method(x, observed | True, observed, seed=[0, 1], step=tf.constant(0))
+    assert all(np.isfinite(term).all() and term.dtype == tf.float32 for term in terms.values())
+    estimate = method.log_likelihood(x, observed, ~observed, 20, [0, 1])
+    assert np.isfinite(estimate.value).all()
+
+
 def test_it_is_kept_by_a_keras_file_and_by_an_export(name, tmp_path):
     method = conditioner(HEADS[name](2)).create_variables(DataSpec((3,)), seed=1)
     x = np.random.default_rng(0).normal(size=[4, 3]).astype(np.float32)

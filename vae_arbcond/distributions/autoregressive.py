@@ -146,9 +146,14 @@ class AutoregressiveMixture(_AutoregressiveHead):
         # Prefixes first, so that the output layers are one batched matrix product.
         known = 1.0 - tf.linalg.band_part(tf.ones([size, size]), 0, -1)  # row i: j < i
         prefixes = z[tf.newaxis] * known[:, tf.newaxis]
-        h = self.of_values(tf.reshape(prefixes, [-1, size]))
-        h = tf.reshape(h, [size, -1, self.hidden])
-        h += self.of_known(known)[:, tf.newaxis] + self.of_context(context)
+        # What the mask of known coordinates adds is the same for every row of a prefix: as
+        # further rows of the kernel it costs no pass over [D, N, hidden] of its own.
+        place = tf.broadcast_to(tf.eye(size)[:, tf.newaxis], tf.shape(prefixes))
+        of_known = self.of_known(known)
+        kernel = tf.concat([tf.cast(self.of_values.kernel, of_known.dtype), of_known], 0)
+        inputs = tf.cast(tf.concat([prefixes, place], -1), of_known.dtype)
+        h = tf.matmul(tf.reshape(inputs, [-1, 2 * size]), kernel)
+        h = tf.reshape(h, [size, -1, self.hidden]) + self.of_context(context)
         h = tf.reshape(self._through_blocks(tf.reshape(h, [-1, self.hidden])), tf.shape(h))
         params = tf.matmul(h, tf.cast(self.kernel, h.dtype)) + tf.cast(self.bias, h.dtype)
         return tf.reduce_sum(self.mixture(params).log_prob(tf.transpose(z)), 0)
@@ -190,7 +195,7 @@ class MadeMixture(_AutoregressiveHead):
         event_size: int,
         components: int = 10,
         hidden: int = 256,
-        blocks: int = 3,
+        blocks: int = 2,
         activation: str = "relu",
         min_scale: float = 1e-3,
         name: str | None = None,

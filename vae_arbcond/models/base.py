@@ -38,6 +38,11 @@ class Trainable(keras.Model):
     optimizer = None
     train_seed = (0, 0)
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Half precision is for networks; data and densities stay float32.
+        self.autocast = False
+
     @property
     def feature_ndims(self) -> int:
         """Number of axes in *F: 1 for a table, 2 for an image."""

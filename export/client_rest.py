@@ -13,9 +13,13 @@ columns that the model does not know stay as they are.
 import argparse
 import csv
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
+
+# As arbcond-impute reads a CSV file.
+MISSING = ("", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL")
 
 
 class ClientError(Exception):
@@ -44,21 +48,31 @@ def complete(url: str, rows: list[dict], columns: list[dict], samples: int, firs
         raise ClientError(
             f"the table has no column {lacking}; add it, with empty cells if it is unknown"
         )
+    by_name = {c["name"]: c for c in columns}
     inputs = {c["tensor"]: [_cell(row[c["name"]], c) for row in rows] for c in columns}
     inputs["num_samples"] = [samples] * len(rows)
     inputs["seed"] = [[0, first + i] for i in range(len(rows))]
     outputs = predict(url, inputs)
     return [
-        {**row, **{c["name"]: outputs[c["tensor"]][i] for c in columns if not row[c["name"]]}}
+        {
+            name: _text(outputs[by_name[name]["tensor"]][i], by_name[name])
+            if name in by_name and text in MISSING
+            else text
+            for name, text in row.items()
+        }
         for i, row in enumerate(rows)
     ]
 
 
+def _text(value, column: dict) -> str:
+    return str(int(value)) if column.get("whole") else str(value)
+
+
 def _cell(text: str, column: dict):
     if column["dtype"] == "string":
-        return text or column["missing"]
+        return column["missing"] if text in MISSING else text
     try:
-        return float(text) if text else float("nan")
+        return float("nan") if text in MISSING else float(text)
     except ValueError:
         raise ClientError(f"{text!r} is no number; correct or empty that cell") from None
 
@@ -77,19 +91,29 @@ def main() -> None:
     flags = parser.parse_args()
     try:
         with open(flags.input, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if not rows:
+            header, *lines = list(csv.reader(file)) or [[]]
+        if not lines:
             raise ClientError(f"{flags.input} has no rows")
+        for number, line in enumerate(lines, 2):
+            if len(line) != len(header):
+                raise ClientError(
+                    f"{flags.input}, row {number}: {len(line)} cells, but the header has "
+                    f"{len(header)}; correct the row"
+                )
+        rows = [dict(zip(header, line, strict=True)) for line in lines]
         with open(flags.columns, encoding="utf-8") as file:
             columns = json.load(file)
         filled = []
         for start in range(0, len(rows), flags.rows):
             part = rows[start : start + flags.rows]
             filled += complete(flags.url, part, columns, flags.num_samples, start)
-        with open(flags.output, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+        # Under another name first: the output is the old file or the whole new one.
+        temporary = f"{flags.output}.partial"
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, header, lineterminator="\n")
             writer.writeheader()
             writer.writerows(filled)
+        os.replace(temporary, flags.output)
     except (ClientError, OSError) as error:
         sys.exit(f"client_rest: {error}")
 

@@ -58,7 +58,8 @@ def test_train_writes_a_run_and_resumes_it(tmp_path):
         "--gin_param=NUM_STEPS = 4",
         "--gin_param=train.validate_every = 2",
     ]
-    done = command("train", *arguments, "--strategy=mirrored", cwd=tmp_path)
+    options = ["--strategy=mirrored", "--precision=mixed_bfloat16"]
+    done = command("train", *arguments, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "arbcond-evaluate --model=run" in done.stdout
     assert "Epoch 2/2" in done.stdout

@@ -120,7 +120,8 @@ def _summarise(schema, draws, missing, level, index) -> pd.DataFrame:
             continue
         # A constant column has no scale to speak of: its draws are the constant.
         spread = getattr(column, "constant", None) is None
-        records["stddev"][here] = cells[:, here].std(0) * column.scale * spread
+        stddev = cells[:, here].astype(np.float64).std(0)
+        records["stddev"][here] = stddev * column.scale * spread
         ends = interval(cells[:, here], level)
         for name, end in zip(("lower", "upper"), ends, strict=True):
             records[name][here] = list(column.to_user(end.astype(np.float32)))

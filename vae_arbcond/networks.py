@@ -28,6 +28,7 @@ class MaskedInput(keras.layers.Layer):
 
     def __init__(self, name: str | None = None):
         super().__init__(name=name)
+        self.autocast = False  # Data stay float32; networks cast what they are given.
         self.levels = None
 
     def build_for(self, spec: DataSpec) -> None:

@@ -13,6 +13,7 @@ file. Nothing is pickled, and reading a run needs no configuration.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -30,6 +31,7 @@ from vae_arbcond.schema import load_schema
 MODEL, SCHEMA, METRICS = "model.keras", "schema.json", "metrics.json"
 CONFIG, OPERATIVE_CONFIG = "config.gin", "operative_config.gin"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+_OWN = (CHECKPOINTS, MODEL, SCHEMA, CONFIG, OPERATIVE_CONFIG, METRICS, TENSORBOARD)
 
 
 class RunError(RuntimeError):
@@ -64,7 +66,10 @@ class Run:
         return True
 
     def discard_if_empty(self) -> None:
-        """Removes what `start` wrote when neither a model nor a checkpoint followed."""
+        """Removes what `start` wrote when neither a model nor a checkpoint followed.
+
+        For a directory that `start` found without any of a run's files.
+        """
         saved = any(p.is_file() for p in (self.path / CHECKPOINTS).rglob("*"))
         if saved or (self.path / MODEL).exists():
             return
@@ -74,6 +79,11 @@ class Run:
             shutil.rmtree(self.path / name, ignore_errors=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
+
+    def forget_evaluation(self) -> None:
+        """Drops scores that belong to weights which are no longer there."""
+        kept = {k: v for k, v in read_metrics(self.path).items() if k != "evaluation"}
+        write_text(self.path / METRICS, json.dumps(kept, indent=2) + "\n")
 
     def save_config(self, text: str) -> None:
         """Writes config.gin."""
@@ -126,10 +136,11 @@ def start(run_dir, schema, resume: bool) -> Run:
                 f"The data's schema differs from {path / SCHEMA}: the run was started on "
                 f"other data. Resume with the data it was started on, or start a new run."
             )
-    elif any((path / name).exists() for name in (MODEL, CHECKPOINTS)):
+    elif there := [name for name in _OWN if (path / name).exists()]:
+        what = "already holds a run" if CHECKPOINTS in there else f"holds {', '.join(there)}"
         raise RunError(
-            f"{path} already holds a run, and a new one would overwrite it. Continue it with "
-            f"--resume, or choose another --run_dir."
+            f"{path} {what}, which a new run would overwrite. Choose another --run_dir, or "
+            f"continue the run that is there with --resume."
         )
     else:
         checkpoints.mkdir(parents=True, exist_ok=True)
@@ -169,11 +180,18 @@ def load(run_dir) -> LoadedRun:
             f"by another version: {read_metrics(path).get('training', {}).get('versions')}."
         ) from error
     config = path / CONFIG
+    schema, metrics = load_schema(path / SCHEMA), read_metrics(path)
+    trained_with = metrics.get("training", {}).get("schema")
+    if trained_with not in (None, fingerprint(schema)):
+        raise RunError(
+            f"{path / SCHEMA} is not the schema that {MODEL} was trained with, so units would "
+            f"be wrong. Put the run's own schema back."
+        )
     return LoadedRun(
         path,
         conditioner,
-        load_schema(path / SCHEMA),
-        read_metrics(path),
+        schema,
+        metrics,
         config.read_text() if config.is_file() else "",
     )
 
@@ -197,7 +215,7 @@ def _check_whole(file: pathlib.Path) -> None:
     """Refuses a .keras file that was cut off or changed: Keras does not check the sums."""
     remedy = (
         f"Copy it again, or, where its checkpoints are, arbcond-train --run_dir={file.parent} "
-        f"--resume writes it anew."
+        f"--resume writes it anew, with the latest weights instead of the best."
     )
     if not zipfile.is_zipfile(file):
         raise RunError(
@@ -224,6 +242,11 @@ def read_metrics(path: pathlib.Path) -> dict:
         raise RunError(
             f"{file} is not valid JSON ({error}). Delete it; evaluation writes it anew."
         ) from error
+
+
+def fingerprint(schema) -> str:
+    """A short text that differs where two schemas differ."""
+    return hashlib.sha256(schema.to_json().encode()).hexdigest()[:16]
 
 
 def versions() -> dict:

@@ -143,6 +143,7 @@ def train(
         "num_parameters": int(conditioner.count_params()),
         "seconds": round(time.time() - started, 1),
         "seed": seed,
+        "schema": runs.fingerprint(data.train.schema),
         "stages": history,
         "versions": runs.versions(),
     }
@@ -265,6 +266,7 @@ class _StageLoop:
             f"validation finds better ones."
         )
         self.run.save_model(self.whole)
+        self.run.forget_evaluation()
         checks = self.validation()
         self.progress["best"].assign(self._score(checks))
         self.progress["best_step"].assign(step)

@@ -11,6 +11,8 @@ from vae_arbcond import distributions
 from vae_arbcond.distributions import (
     Bernoulli,
     Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
     FeatureScaleNormal,
     LikelihoodHead,
     MixedColumns,
@@ -211,6 +213,70 @@ class BernoulliTest(RealHeadContract, tf.test.TestCase):
         self.assertAllClose(likelihood.log_prob(0.25), 0.75 * black + 0.25 * white)
 
 
+class ContinuousBernoulliTest(RealHeadContract, tf.test.TestCase):
+    head = ContinuousBernoulli
+    support = np.linspace(0.0, 1.0, 20_001)
+
+
+class DiscretizedLogisticTest(RealHeadContract, tf.test.TestCase):
+    support = np.arange(17.0) / 16.0
+    discrete = True
+
+    def head(self, **arguments):
+        return DiscretizedLogistic(17, 3, **arguments)
+
+    def test_categorical_columns_and_colour_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "Use MixedColumns for tables"):
+            self.built(DataSpec((2,), levels=(0, 3)))
+
+    def test_the_mean_is_within_half_a_level(self):
+        head, h = self.built()
+        likelihood = head(h)
+        for d in range(3):
+            exact = self.density(likelihood, d) @ self.support
+            self.assertAllClose(likelihood.mean()[0, d], exact, atol=0.5 / 16)
+
+    def test_a_narrow_logistic_far_from_the_value_gives_no_nan(self):
+        head, h = self.built()
+        head(h)
+        head.params.kernel.assign(tf.random.stateless_normal(head.params.kernel.shape, [1, 1]))
+        for scale in (1.0, 1e3):
+            log_prob = head(h * scale).log_prob(tf.fill([1, 3], 0.5))
+            self.assertTrue(np.isfinite(log_prob).all())
+
+    def test_colours_of_a_pixel_are_one_event_whose_levels_sum_to_1(self):
+        keras.utils.set_random_seed(0)
+        head = DiscretizedLogistic(3, 2)
+        head.build_for(DataSpec((2, 1), (3,)))
+        likelihood = head(tf.random.stateless_normal([1, 4], [0, 2]) * 3.0)
+        self.assertEqual(likelihood.batch_shape, (1, 2, 1))
+        self.assertEqual(likelihood.event_shape, (3,))
+        every = np.stack(np.meshgrid(*[[0.0, 0.5, 1.0]] * 3, indexing="ij"), -1).reshape(-1, 3)
+        x = np.broadcast_to(every[:, None, None, None], [27, 1, 2, 1, 3]).astype(np.float32)
+        mass = np.exp(likelihood.log_prob(x).numpy().astype(float))[:, 0, :, 0]
+        self.assertAllClose(mass.sum(0), np.ones(2), atol=1e-4)
+        draws = likelihood.sample(4000, seed=[0, 3]).numpy()[:, 0, :, 0]
+        for pixel in range(2):
+            which = np.rint(draws[:, pixel] * 2) @ [9, 3, 1]
+            counts = np.bincount(which.astype(int), minlength=27)
+            expected = 4000 * mass[:, pixel] / mass[:, pixel].sum()
+            # Rare colours together, as a chi-square test wants five of each.
+            rare = expected < 5
+            pooled = [np.append(v[~rare], v[rare].sum()) for v in (counts, expected)]
+            used = pooled[1] > 0
+            p_value = stats.chisquare(pooled[0][used], pooled[1][used]).pvalue
+            self.assertGreater(p_value, FALSE_ALARM)
+        # The channels are not independent: that is what the coupling is for.
+        joint = mass[:, 0].reshape(3, 3, 3)
+        red, green = joint.sum((1, 2)), joint.sum((0, 2))
+        self.assertGreater(np.abs(joint.sum(2) - np.outer(red, green)).max(), 0.01)
+        self.assertEqual(likelihood[0].batch_shape, (2, 1))
+
+    def test_numbers_that_make_no_sense_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "num_levels >= 2"):
+            DiscretizedLogistic(1)
+
+
 class CategoricalTest(HeadContract, tf.test.TestCase):
     spec = DataSpec((3,), levels=(4, 4, 4))
     support = np.arange(4.0)
@@ -288,4 +354,5 @@ class EveryHeadTest(tf.test.TestCase):
             if issubclass(cls, LikelihoodHead) and cls is not LikelihoodHead
         }
         tried = {Bernoulli, Categorical, FeatureScaleNormal, MixedColumns, Normal}
-        self.assertEqual(heads, tried | {SharedScaleNormal, StudentT})
+        tried |= {ContinuousBernoulli, DiscretizedLogistic, SharedScaleNormal, StudentT}
+        self.assertEqual(heads, tried)

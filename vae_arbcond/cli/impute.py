@@ -28,7 +28,10 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 _INTERVALS = flags.DEFINE_float("intervals", 0.9, "Probability an interval should cover.")
 _SEED = flags.DEFINE_integer("seed", 0, "Same seed, same completions.")
 _MISSING = flags.DEFINE_multi_string(
-    "missing", None, "What a missing cell of the input looks like; give it several times."
+    "missing",
+    None,
+    "What a missing cell of the input looks like, besides an empty one; give it several "
+    "times. Default: NA, NaN, null and the like.",
 )
 _UNKNOWN = flags.DEFINE_enum(
     "unknown",
@@ -41,6 +44,7 @@ _UNKNOWN = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     """Reads, completes, writes."""
     del argv
+    import numpy as np
     import pandas as pd
 
     from vae_arbcond import imputer, runs
@@ -70,7 +74,7 @@ def main(argv: list[str]) -> None:
             f"{run.path} was trained on images, but arbcond-impute completes tables. From "
             f"Python: vae_arbcond.load({str(run.path)!r}).conditioner.impute(...)."
         )
-    missing = MISSING_CELLS if _MISSING.value is None else _MISSING.value
+    missing = MISSING_CELLS if _MISSING.value is None else ("", *_MISSING.value)
     frame = read_table(_INPUT.value, run.schema, missing)
     extra = [name for name in frame.columns if name not in run.schema.names]
     if extra:
@@ -99,6 +103,12 @@ def main(argv: list[str]) -> None:
         write_table(table, path, gaps, kept)
         print(f"{path}: {len(table)} rows")
     print(f"Filled {len(done.cells)} cells.")
+    known = frame[list(run.schema.names)]
+    for row, j in zip(*np.nonzero(done.filled & known.notna().to_numpy(bool)), strict=True):
+        print(
+            f"Replaced {known.iloc[row, j]!r}, which the model does not know: row "
+            f"{frame.index[row]}, column {run.schema.names[j]!r}."
+        )
 
 
 def _beside(path: pathlib.Path, what: str) -> pathlib.Path:

@@ -29,24 +29,37 @@ _RESUME = flags.DEFINE_bool("resume", False, "Continue the run in --run_dir.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy", "default", ["default", "mirrored"], "mirrored: all devices of this machine."
 )
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "mixed_bfloat16"],
+    "mixed_bfloat16: matrix products of the networks in half precision, where the hardware "
+    "has it; weights and densities stay float32. Give it again with --resume.",
+)
 
 
 def main(argv: list[str]) -> None:
     """Loads the configuration and trains."""
     del argv
+    import keras
     import tensorflow as tf
 
     from vae_arbcond import config, runs, training
 
     files = list(_GIN_FILE.value)
     saved = os.path.join(_RUN_DIR.value, runs.CONFIG)
-    if not files and _RESUME.value and os.path.isfile(saved):
+    if not files and _RESUME.value:
+        if not os.path.isfile(saved):
+            raise runs.RunError(
+                f"There is no {saved}, so there is no run to resume. Check --run_dir."
+            )
         files = [os.path.abspath(saved)]
     if not files:
         raise ValueError(
             "no --gin_file was given, so there is nothing to train. Try "
             "--gin_file=experiments/pm_breast_cancer.gin."
         )
+    keras.config.set_dtype_policy(_PRECISION.value)
     config.load(files, _GIN_PARAM.value)
     strategy = tf.distribute.get_strategy()
     if _STRATEGY.value == "mirrored":

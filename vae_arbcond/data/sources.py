@@ -133,6 +133,8 @@ def table_file(
     Raises:
       FileNotFoundError, ValueError: as read_table; or `drop` names no column.
     """
+    if isinstance(drop, str):
+        raise ValueError(f"drop is a list of columns: write [{drop!r}], not {drop!r}.")
     frame = read_table(path, missing=missing)
     unknown = [name for name in drop if name not in frame.columns]
     if unknown:
@@ -164,7 +166,11 @@ def read_table(
     ending = _ending(path)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"The table {path} {what}; check the path.")
+        where = "" if path.is_absolute() else f" (looked in {pathlib.Path.cwd()})"
+        raise FileNotFoundError(
+            f"The table {path} {what}{where}; check the path (of a run: table_file.path, "
+            f"which --gin_param can set)."
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); a table needs a header and a row.")
     if ending == ".parquet":

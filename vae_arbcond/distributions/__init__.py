@@ -3,6 +3,10 @@
 from vae_arbcond.distributions.autoregressive import AutoregressiveMixture, MadeMixture
 from vae_arbcond.distributions.columns import Columns
 from vae_arbcond.distributions.conditional import Conditional
+from vae_arbcond.distributions.discretized import (
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+)
 from vae_arbcond.distributions.flows import (
     InverseAutoregressiveFlow,
     MaskedAutoregressiveFlow,
@@ -17,6 +21,7 @@ from vae_arbcond.distributions.gaussian import (
 from vae_arbcond.distributions.likelihoods import (
     Bernoulli,
     Categorical,
+    ContinuousBernoulli,
     FeatureScaleNormal,
     LikelihoodHead,
     MixedColumns,
@@ -37,7 +42,10 @@ __all__ = [
     "CholeskyGaussian",
     "Columns",
     "Conditional",
+    "ContinuousBernoulli",
     "DiagonalGaussian",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "FeatureScaleNormal",
     "GaussianMixture",
     "InverseAutoregressiveFlow",

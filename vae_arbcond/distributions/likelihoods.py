@@ -190,6 +190,27 @@ class Bernoulli(LikelihoodHead):
 
 
 @register
+class ContinuousBernoulli(LikelihoodHead):
+    """One continuous Bernoulli per feature: a density on [0, 1] (QAVI's grey images).
+
+    Loaiza-Ganem and Cunningham, 2019, https://arxiv.org/abs/1907.06845. Its mean is not the
+    parameter lambda = sigmoid(logits); completions use the mean.
+    """
+
+    def __init__(self, per_feature: bool = False, name: str | None = None):
+        super().__init__(per_feature, name=name)
+
+    def build_for(self, spec):
+        self.check_real(spec)
+        self.spec = spec
+        self.params = self.dense_parameters(spec, 1)
+
+    def call(self, h):
+        (logits,) = self.feature_parameters(self.params, h, self.spec, 1)
+        return tfd.ContinuousBernoulli(logits)
+
+
+@register
 class Categorical(LikelihoodHead):
     """One categorical variable per feature, all with `num_levels` levels; x is the index."""
 

@@ -99,9 +99,13 @@ def number_of_text(text: str) -> int | float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def looks_like_date(text: str) -> bool:
-    """Whether `text` has the form of an ISO 8601 date, with or without a time."""
-    return bool(_ISO_DATE.fullmatch(text.strip()))
+def are_dates(texts: pd.Series) -> np.ndarray:
+    """Which texts are ISO 8601 dates that exist, with or without a time: bool [N]."""
+    formed = np.array([bool(_ISO_DATE.fullmatch(text.strip())) for text in texts], bool)
+    known = pd.to_datetime(
+        texts.astype(object).where(formed, None), format="ISO8601", errors="coerce", utc=True
+    )
+    return known.notna().to_numpy(bool)
 
 
 def read_numbers(cells: pd.Series, column: str) -> pd.Series:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from vae_arbcond.schema import cells as _cells
 from vae_arbcond.schema.columns import KINDS, Column
-from vae_arbcond.schema.levels import Boolean, Categorical, codes_of, level_key
+from vae_arbcond.schema.levels import Boolean, Categorical, codes_of, level_key, truth
 from vae_arbcond.schema.real import DAY, Datetime, Integer, Numeric, seconds
 
 
@@ -94,18 +94,17 @@ def infer_kind(cells: pd.Series, name: str) -> str:
 
 
 def _refuse_doubtful_text(present: pd.Series, name: str) -> None:
-    """Refuses text that is meant as numbers or dates, wholly or but for a few odd cells.
+    """Refuses text that is meant as numbers, dates or booleans but for a few odd cells.
 
     Taking such a column for categories would be an answer to a question nobody asked.
     """
-    for kind, readable in (
-        ("numeric", lambda v: _cells.number_of_text(v) is not None),
-        ("datetime", _cells.looks_like_date),
+    for what, fits in (
+        ("numbers", np.array([_cells.number_of_text(v) is not None for v in present], bool)),
+        ("dates", _cells.are_dates(present)),
+        ("true or false", np.array([truth(v) is not None for v in present], bool)),
     ):
-        fits = np.array([readable(v) for v in present], bool)
-        what = "number" if kind == "numeric" else "date"
         if fits.all():
-            if kind == "numeric":
+            if what == "numbers":
                 raise ValueError(
                     f"Column {name!r} is text, yet every cell is a number "
                     f"({_cells.first(present, fits)}); override it as 'numeric' to read "
@@ -116,7 +115,7 @@ def _refuse_doubtful_text(present: pd.Series, name: str) -> None:
         elif fits.mean() > 0.5:
             raise ValueError(
                 f"Column {name!r} is text, although {fits.sum()} of its {len(fits)} cells "
-                f"are {what}s: {_cells.first(present, ~fits)}. Correct or empty such cells, "
+                f"are {what}: {_cells.first(present, ~fits)}. Correct or empty such cells, "
                 f"or take the text as levels: table_file.overrides = {{{name!r}: "
                 f"'categorical'}}, or overrides={{{name!r}: 'categorical'}} from Python."
             )
@@ -170,12 +169,33 @@ def _infer_number(cells, name, kind, rows) -> Numeric | Integer:
     plain = "int64" if kind == "integer" else "float64"
     dtype = _cells.dtype_name(dtype, name) if keep else plain
     mean, scale = _moments(values[rows & ~np.isnan(values)], name)
+    _refuse_drowned(cells, values, rows, name)
     constant = None
     if scale is None:
         numbers = _cells.read_numbers(cells, name)[rows & ~np.isnan(values)]
         constant = _cells.plain(numbers.to_numpy(object)[0])
         constant = int(constant) if kind == "integer" else float(constant)
     return KINDS[kind](name, mean, scale or 1.0, dtype=dtype, constant=constant)
+
+
+def _refuse_drowned(cells, values, rows, name):
+    """Refuses one value so far out that the others would be one number in float32."""
+    known = rows & ~np.isnan(values)
+    here = values[known]
+    with np.errstate(over="ignore"):
+        distance = np.abs(here - np.median(here))
+    farthest = int(np.argmax(distance))
+    rest = np.delete(here, farthest)
+    if not len(rest) or rest.min() == rest.max():
+        return
+    if rest.max() - rest.min() < 2.0**-23 * distance[farthest]:  # The resolution of float32.
+        at = np.zeros(len(values), bool)
+        at[np.flatnonzero(known)[farthest]] = True
+        raise ValueError(
+            f"Column {name!r}: {_cells.first(cells, at)}, beside which all other values "
+            f"({rest.min():g} to {rest.max():g}) would count as the same; correct that cell "
+            f"or leave it empty."
+        )
 
 
 def _infer_datetime(cells, name, rows) -> Datetime:

@@ -63,7 +63,7 @@ class Boolean(_Levels):
             x = _cells.as_floats(cells)
             bad = ~missing & ~np.isin(x, (0.0, 1.0))
         else:
-            values = [_truth(v) for v in cells.to_numpy(object)]
+            values = [truth(v) for v in cells.to_numpy(object)]
             bad = ~missing & np.array([v is None for v in values], bool)
             x = np.array([v or 0 for v in values], np.float64)
         if bad.any():
@@ -78,7 +78,7 @@ class Boolean(_Levels):
         return pd.Series(index.astype(bool)).astype(dtype)
 
 
-def _truth(value) -> int | None:
+def truth(value) -> int | None:
     """0 or 1 for False, True, 0, 1 and the words; None for anything else."""
     value = _cells.plain(value)
     if isinstance(value, str):
@@ -143,7 +143,8 @@ class Categorical(_Levels):
             raise ValueError(
                 f"Column {self.name!r}: {_cells.first(cells, index == -2)}, which is none of "
                 f"the levels {show_levels(self.levels)}; correct that cell, count such cells "
-                f"as missing with unknown='missing', or fit again on a table that has it."
+                f"as missing (--unknown=missing, or unknown='missing' from Python), or fit "
+                f"again on a table that has it."
             )
         return np.maximum(index, 0).astype(np.float32), index >= 0
 

@@ -254,6 +254,7 @@ class Table:
                 "name": twin.column.name,
                 "tensor": name,
                 "dtype": twin.dtype.name,
+                "whole": getattr(twin, "whole", False),
                 "missing": twin.missing if twin.dtype == tf.string else None,
                 "levels": getattr(twin, "texts", None),
             }

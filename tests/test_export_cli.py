@@ -14,7 +14,7 @@ from vae_arbcond.conditioners import PosteriorMatching
 from vae_arbcond.distributions import DiagonalGaussian, MixedColumns
 from vae_arbcond.models import VAE
 from vae_arbcond.networks import mlp
-from vae_arbcond.schema import Categorical, Numeric, TableSchema
+from vae_arbcond.schema import Categorical, Integer, Numeric, TableSchema
 from vae_arbcond.serving.columns import Table
 from vae_arbcond.shapes import DataSpec
 
@@ -85,8 +85,8 @@ class Server(http.server.BaseHTTPRequestHandler):
 def test_the_client_fills_the_gaps_of_a_csv_file_and_nothing_else(tmp_path):
     server = http.server.HTTPServer(("localhost", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    source = "id,mean radius,kind\n1,2.50,\n2,,b\n3,,\n"
-    schema = TableSchema((Numeric("mean radius", 0.0, 1.0), Categorical("kind", ("x", "b"))))
+    source = "id,mean radius,kind\n1,2.50,\n2,NA,b\n3,,\n"
+    schema = TableSchema((Integer("mean radius", 0.0, 1.0), Categorical("kind", ("x", "b"))))
     columns = tmp_path / "columns.json"
     columns.write_text(json.dumps(Table(schema).describe()))
     (tmp_path / "in.csv").write_text(source)
@@ -95,9 +95,14 @@ def test_the_client_fills_the_gaps_of_a_csv_file_and_nothing_else(tmp_path):
     command += [f"--columns={columns}", f"--input={tmp_path / 'in.csv'}"]
     command += [f"--output={tmp_path / 'out.csv'}"]
     done = subprocess.run([*command, "--rows=2"], capture_output=True, text=True)
+    (tmp_path / "in.csv").write_text("id,mean radius,kind\n1,2.50\n")
+    ragged = subprocess.run(command, capture_output=True, text=True)
     server.shutdown()
     server.server_close()
     assert done.returncode == 0, done.stderr
     filled = (tmp_path / "out.csv").read_text().split()
-    assert filled == ["id,mean", "radius,kind", "1,2.50,x", "2,7.0,b", "3,7.0,x"]
+    assert filled == ["id,mean", "radius,kind", "1,2.50,x", "2,7,b", "3,7,x"]
+    assert ragged.returncode == 1 and "row 2: 2 cells, but the header has 3" in ragged.stderr
+    assert "Traceback" not in ragged.stderr
+    assert (tmp_path / "out.csv").read_text().split() == filled
     assert [request["seed"] for request in Server.requests] == [[[0, 0], [0, 1]], [[0, 2]]]

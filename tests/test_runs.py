@@ -116,3 +116,21 @@ def test_resuming_on_other_data_is_refused(run):
     other = TableSchema.infer(pd.DataFrame({"a": [1.0, 9.5, 3.0], "b": ["x", "y", "x"]}))
     with pytest.raises(runs.RunError, match="started on other data"):
         runs.start(run.path, other, resume=True)
+
+
+@pytest.mark.parametrize("name", ["config.gin", "schema.json", "tensorboard"])
+def test_a_directory_with_files_that_a_run_would_overwrite_is_refused(name, tmp_path, schema):
+    mine = tmp_path / name
+    mine.mkdir() if name == "tensorboard" else mine.write_text("precious")
+    with pytest.raises(runs.RunError, match=f"holds {name}, which a new run would overwrite"):
+        runs.start(tmp_path, schema, resume=False)
+    assert mine.exists()
+
+
+def test_the_schema_of_another_run_is_refused(run, model, schema):
+    run.save_model(model)
+    run.save_metrics({"training": {"schema": runs.fingerprint(schema)}})
+    runs.load(run.path)
+    run.save_metrics({"training": {"schema": "0" * 16}})
+    with pytest.raises(runs.RunError, match=r"is not the schema that model\.keras"):
+        runs.load(run.path)

@@ -423,6 +423,8 @@ def test_nan_pixel_of_the_model_needs_an_observed_one():
     [
         (["1.5", "2", "o.1"], "numbers: row 2 holds 'o.1'"),
         (["2024-01-01", "2o24-01-02", "2024-01-03"], "dates: row 1 holds '2o24-01-02'"),
+        (["2024-01-01", "2024-13-45", "2024-01-03"], "dates: row 1 holds '2024-13-45'"),
+        (["True", "yes", "FALSE"], "true or false: row 1 holds 'yes'"),
     ],
 )
 def test_a_slip_does_not_turn_numbers_or_dates_into_categories(cells, kind):
@@ -455,3 +457,13 @@ def test_a_damaged_schema_file_is_named(tmp_path):
     path = tmp_path / "schema.json"
     path.write_text(TableSchema.infer(pd.DataFrame({"d": DAYS})).to_json()[:100])
     assert str(path) in raised(ValueError, load_schema, path)
+
+
+def test_a_value_beside_which_all_others_are_one_number_is_named():
+    cells = pd.Series([101.0, 120.0, 1e308, 133.0])
+    message = raised(ValueError, TableSchema.infer, pd.DataFrame({"pay": cells}))
+    assert "'pay'" in message and "row 2 holds 1e+308" in message and "101 to 133" in message
+    # Far out, but the others can still be told apart.
+    TableSchema.infer(pd.DataFrame({"pay": cells.replace(1e308, 1e6)}))
+    # One value and a far one are two values.
+    TableSchema.infer(pd.DataFrame({"pay": [1.0, 1.0, 1e30]}))

@@ -279,6 +279,7 @@ def test_two_replicas_take_the_steps_of_one(clip):
 @pytest.mark.parametrize("damage", ["removed", "cut off"])
 def test_a_lost_model_is_written_anew_from_the_checkpoint(damage, tmp_path, capsys):
     train(tmp_path / "run")
+    runs.Run(tmp_path / "run").save_metrics({"evaluation": {"nrmse_mean": 0.5}})
     model = tmp_path / "run" / runs.MODEL
     if damage == "removed":
         model.unlink()
@@ -288,6 +289,7 @@ def test_a_lost_model_is_written_anew_from_the_checkpoint(damage, tmp_path, caps
         runs.load(tmp_path / "run")
     result = train(tmp_path / "run", resume=True)
     assert "missing or damaged" in capsys.readouterr().out
+    assert "evaluation" not in runs.read_metrics(tmp_path / "run")
     loaded = runs.load(tmp_path / "run").conditioner.get_weights()
     for got, want in zip(loaded, result.conditioner.get_weights(), strict=True):
         np.testing.assert_array_equal(got, want)

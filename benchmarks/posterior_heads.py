@@ -86,6 +86,8 @@ def fit(part, train, valid_loss, steps, learning_rate, seed):
         loss = float(valid_loss())
         if loss < best:
             best, kept = loss, [v.numpy() for v in variables]
+    if kept is None:
+        sys.exit(f"The validation loss of {type(part).__name__} was never a number.")
     for variable, value in zip(variables, kept, strict=True):
         variable.assign(value)
     return time.time() - started

@@ -56,7 +56,7 @@ def complete(url: str, rows: list[dict], columns: list[dict], samples: int, firs
     return [
         {
             name: _text(outputs[by_name[name]["tensor"]][i], by_name[name])
-            if name in by_name and text in MISSING
+            if name in by_name and _is_gap(text, by_name[name])
             else text
             for name, text in row.items()
         }
@@ -64,15 +64,20 @@ def complete(url: str, rows: list[dict], columns: list[dict], samples: int, firs
     ]
 
 
+def _is_gap(text: str, column: dict) -> bool:
+    """Whether the cell is missing; a word for that which is one of the levels is not."""
+    return text in MISSING and text not in (column["levels"] or ())
+
+
 def _text(value, column: dict) -> str:
-    return str(int(value)) if column.get("whole") else str(value)
+    return str(int(value)) if column["whole"] else str(value)
 
 
 def _cell(text: str, column: dict):
     if column["dtype"] == "string":
-        return column["missing"] if text in MISSING else text
+        return column["missing"] if _is_gap(text, column) else text
     try:
-        return float("nan") if text in MISSING else float(text)
+        return float("nan") if _is_gap(text, column) else float(text)
     except ValueError:
         raise ClientError(f"{text!r} is no number; correct or empty that cell") from None
 

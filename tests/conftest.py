@@ -1,16 +1,12 @@
 """Set-up shared by all tests: quiet TensorFlow, two logical CPUs, no gin state left behind."""
 
 import os
-import pathlib
 
 import gin
 import pytest
 from absl import flags
 
 from vae_arbcond.cli.common import quiet_stderr
-
-CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
-SHARED_DATA = CHECKOUT.parent / "shared" / "data"
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow is imported.
 
@@ -39,11 +35,3 @@ def pytest_collection_modifyitems(items):
 def clear_gin():
     yield
     gin.clear_config()
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> pathlib.Path:
-    """The folder of real data sets beside this checkout; skips where there is none."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"needs the data sets in {SHARED_DATA}, which this machine does not have")
-    return SHARED_DATA

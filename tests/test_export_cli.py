@@ -85,8 +85,10 @@ class Server(http.server.BaseHTTPRequestHandler):
 def test_the_client_fills_the_gaps_of_a_csv_file_and_nothing_else(tmp_path):
     server = http.server.HTTPServer(("localhost", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    source = "id,mean radius,kind\n1,2.50,\n2,NA,b\n3,,\n"
-    schema = TableSchema((Integer("mean radius", 0.0, 1.0), Categorical("kind", ("x", "b"))))
+    source = "id,mean radius,kind\n1,2.50,\n2,NA,b\n3,,NA\n"
+    schema = TableSchema(
+        (Integer("mean radius", 0.0, 1.0), Categorical("kind", ("x", "b", "NA")))
+    )
     columns = tmp_path / "columns.json"
     columns.write_text(json.dumps(Table(schema).describe()))
     (tmp_path / "in.csv").write_text(source)
@@ -101,7 +103,7 @@ def test_the_client_fills_the_gaps_of_a_csv_file_and_nothing_else(tmp_path):
     server.server_close()
     assert done.returncode == 0, done.stderr
     filled = (tmp_path / "out.csv").read_text().split()
-    assert filled == ["id,mean", "radius,kind", "1,2.50,x", "2,7,b", "3,7,x"]
+    assert filled == ["id,mean", "radius,kind", "1,2.50,x", "2,7,b", "3,7,NA"]
     assert ragged.returncode == 1 and "row 2: 2 cells, but the header has 3" in ragged.stderr
     assert "Traceback" not in ragged.stderr
     assert (tmp_path / "out.csv").read_text().split() == filled

@@ -215,13 +215,20 @@ class DensityConditioner(ArbitraryConditioner):
         Raises:
           TypeError, ValueError: a mask that is not bool, or shapes that do not fit.
         """
-        x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
-        target = check_mask(target, x, self.feature_ndims, "target")
-        self._check_values(x, target, "target")
+        x, observed, target, num_samples, seed = self.check_question(
+            x, observed, target, num_samples, seed
+        )
         if x.shape[0] == 0:
             return Estimate(*[tf.zeros([0])] * len(Estimate._fields))
         by_row = seed.shape.rank == 2
         return self._log_likelihood_call(x, observed, target, num_samples, seed, by_row)
+
+    def check_question(self, x, observed, target, num_samples, seed):
+        """The arguments of `log_likelihood` as tensors; raises as it does."""
+        x, observed, num_samples, seed = self._check(x, observed, num_samples, seed)
+        target = check_mask(target, x, self.feature_ndims, "target")
+        self._check_values(x, target, "target")
+        return x, observed, target, num_samples, seed
 
     def _log_likelihood(self, x, observed, target, num_samples, seed) -> Estimate:
         """Like `log_likelihood`; `target` is disjoint from `observed`, x zero elsewhere."""
@@ -362,7 +369,9 @@ class LatentConditioner(DensityConditioner):
     def _over_samples(self, function, x, observed, num_samples, seed, signature):
         """function(z, p(x | z), q) on z ~ q(z | x_o), in chunks: [S, ...]. Infers once."""
         infer_seed, draw_seed = sampling.split(seed)
-        posterior, context = self.infer(x, observed, infer_seed)
+        # x holds the values to score, too, which are as hidden from inference as any other.
+        seen = tf.where(expand_features(observed, x), x, 0.0)
+        posterior, context = self.infer(seen, observed, infer_seed)
 
         def chunk(count, i):
             z = sampling.sample(posterior, count, sampling.chunk_seeds(draw_seed, i).z)

@@ -13,6 +13,7 @@ from vae_arbcond.conditioners import sampling
 from vae_arbcond.conditioners.base import LatentConditioner
 from vae_arbcond.estimators import Estimate
 from vae_arbcond.registry import register
+from vae_arbcond.shapes import check_seed
 
 
 @register
@@ -44,8 +45,10 @@ class RatioLikelihood:
           TypeError: the method has no latent variable.
         """
         _check_latent(self, conditioner)
-        x, observed, target = (tf.convert_to_tensor(t) for t in (x, observed, target))
-        joint_seed, seed = sampling.split(tf.convert_to_tensor(seed))
+        x, observed, target, num_samples, seed = conditioner.check_question(
+            x, observed, target, num_samples, check_seed(seed, allow_rows=False)
+        )
+        joint_seed, seed = sampling.split(seed)
         joint = conditioner.joint_log_weights(x, observed | target, num_samples, joint_seed)
         nothing = tf.zeros_like(observed)
         given = conditioner.log_weights(x, observed, nothing, num_samples, seed)[0]
@@ -67,7 +70,9 @@ class PredictiveLikelihood:
           TypeError: the method has no latent variable.
         """
         _check_latent(self, conditioner)
-        x, observed, target = (tf.convert_to_tensor(t) for t in (x, observed, target))
+        x, observed, target, num_samples, seed = conditioner.check_question(
+            x, observed, target, num_samples, check_seed(seed, allow_rows=False)
+        )
         parts = conditioner.log_weights(x, observed, target & ~observed, num_samples, seed)
         return estimators.predictive(parts[1])
 

@@ -123,17 +123,15 @@ class DiscretizedLogisticMixture(tfd.Distribution):
         loc, scale = of_component(self._loc), of_component(self._scale)
         coupling = None if self._coupling is None else of_component(self._coupling)
         noise = tfd.Logistic(0.0, 1.0).sample(tf.shape(loc), seed=place_seed)
-        channels = []
+        levels, channels = [], []
         for i in range(self._channels):
             place = loc[..., i] + scale[..., i] * noise[..., i]
             for j in range(i):
                 place += coupling[..., i * (i - 1) // 2 + j] * channels[j]
             level = tf.round((place + 1.0) / 2.0 * (self._num_levels - 1))
-            level = tf.clip_by_value(level, 0.0, self._num_levels - 1.0)
-            channels.append(2.0 * level / (self._num_levels - 1) - 1.0)
-        x = (tf.stack(channels, -1) + 1.0) / 2.0
-        # From the level's number itself, so that it is the user's own value to the last bit.
-        x = tf.round(x * (self._num_levels - 1)) / (self._num_levels - 1)
+            levels.append(tf.clip_by_value(level, 0.0, self._num_levels - 1.0))
+            channels.append(2.0 * levels[i] / (self._num_levels - 1) - 1.0)
+        x = tf.stack(levels, -1) / (self._num_levels - 1)
         return x if self._colour else x[..., 0]
 
     def _mean(self):

@@ -1,0 +1,61 @@
+"""Estimators by name, on a model whose answers are exact."""
+
+import numpy as np
+import pytest
+from oracles import LinearGaussian
+from toy_conditioners import ExactConditioner
+
+from vae_arbcond.conditioners import (
+    DefaultLikelihood,
+    PredictiveLikelihood,
+    RatioLikelihood,
+)
+
+NAMED = (DefaultLikelihood(), RatioLikelihood(), PredictiveLikelihood())
+
+
+@pytest.fixture(scope="module")
+def question():
+    model = LinearGaussian.random(4, 2, seed=0)
+    x = model.sample(12, seed=1)
+    observed = np.random.default_rng(2).random(x.shape) < 0.5
+    observed[0], observed[1] = False, True
+    method = ExactConditioner(model).create_variables(model.data_spec)
+    return model, method, x, observed
+
+
+@pytest.mark.parametrize("likelihood", NAMED, ids=str)
+def test_with_the_exact_posterior_every_one_finds_the_exact_answer(likelihood, question):
+    model, method, x, observed = question
+    estimate = likelihood(method, x, observed, ~observed, 2000, [0, 1])
+    want = model.exact_log_prob(x, observed, ~observed)
+    # Twelve rows within five standard errors, and float32: 7e-6 false alarms.
+    error = np.abs(estimate.value - want)
+    assert np.all(error <= 5 * estimate.stderr + 1e-4)
+    assert estimate.stderr.numpy().max() < 0.2
+
+
+@pytest.mark.parametrize("likelihood", NAMED, ids=str)
+def test_what_is_neither_seen_nor_scored_plays_no_part(likelihood, question):
+    _, method, x, observed = question
+    target = ~observed & (np.arange(4) < 2)
+    want = likelihood(method, x, observed, target, 50, [0, 1]).value
+    poisoned = np.where(observed | target, x, np.nan).astype(np.float32)
+    got = likelihood(method, poisoned, observed, target, 50, [0, 1]).value
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("likelihood", NAMED, ids=str)
+def test_wrong_questions_are_refused(likelihood, question):
+    _, method, x, observed = question
+    with pytest.raises(TypeError, match="target must be bool"):
+        likelihood(method, x, observed, 1.0 - observed, 10, [0, 1])
+    with pytest.raises(ValueError, match="num_samples must be at least 1"):
+        likelihood(method, x, observed, ~observed, 0, [0, 1])
+
+
+@pytest.mark.parametrize("likelihood", NAMED[1:], ids=str)
+def test_a_method_without_a_latent_is_refused(likelihood, question):
+    _, _, x, observed = question
+    with pytest.raises(TypeError, match=r"needs a method with a latent.*DefaultLikelihood"):
+        likelihood(object(), x, observed, ~observed, 10, [0, 1])

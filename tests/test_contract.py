@@ -189,6 +189,28 @@ class PosteriorMatchingOnMixedColumnsTest(
         return made.create_variables(DataSpec((5,), levels=(0, 3, 2, 0, 4)))
 
 
+class PosteriorMatchingOnCountsTest(
+    LatentConditionerContract, TrainableContract, tf.test.TestCase
+):
+    """Counts and ordinal columns beside real ones; scales that depend on z."""
+
+    @classmethod
+    def make(cls):
+        keras.utils.set_random_seed(0)
+        made = PosteriorMatching(
+            small_vae(2, DiagonalGaussian(2), MixedColumns(network_scale=True)),
+            networks.mlp((16,)),
+            CholeskyGaussian(2, min_scale=WIDE),
+        )
+        spec = DataSpec(
+            (4,),
+            levels=(0, 4, 0, 0),
+            ordered=(False, True, False, False),
+            counts=(0.0, 0.0, 12.0, 0.3),
+        )
+        return made.create_variables(spec)
+
+
 class PosteriorMatchingWithMadeMixtureTest(
     LatentConditionerContract, TrainableContract, tf.test.TestCase
 ):

@@ -100,6 +100,25 @@ def test_categories_are_scored_by_the_most_frequent_level():
     assert report.baseline["pfc"] == pytest.approx(1 - share)
 
 
+def test_positive_columns_are_scored_by_their_values():
+    values = np.random.default_rng(0).lognormal(2.0, 1.0, 400)
+    source = Source("incomes", pd.DataFrame({"v": values}), {"v": "positive"})
+    splits = make_splits(source, seed=0)
+    report = evaluation.evaluate(Constant(), splits, BernoulliMask(0.0), seeds=(0,))
+    truth, mean = splits.test.raw["v"], splits.train.raw["v"].mean()
+    column = splits.train.schema.columns[0]
+    median = np.exp(column.mean)  # What x = 0 stands for.
+    for score, guess in (
+        (report.scores["nrmse_mean"], median),
+        (report.baseline["nrmse_mean"], mean),
+    ):
+        want = np.sqrt(np.mean((truth - guess) ** 2)) / truth.std(ddof=0)
+        assert score == pytest.approx(want, rel=1e-5)
+    assert report.baseline["crps"] == pytest.approx(
+        np.abs(truth - mean).mean() / truth.std(ddof=0), rel=1e-5
+    )
+
+
 def test_images_are_scored_in_pixels():
     splits = make_splits(digits_images(), test_fraction=0.03, seed=0)
 

@@ -23,6 +23,9 @@ def raw_table(num_rows=60):
             "blood": rng.choice(["A", "B", "0"], num_rows),
             "seen": pd.to_datetime("2024-01-01")
             + pd.to_timedelta(rng.integers(0, 9999, num_rows), "h"),
+            "visits": rng.poisson(3.0, num_rows),
+            "income": rng.lognormal(3.0, 1.0, num_rows),
+            "grade": rng.choice(["low", "mid", "top"], num_rows),
         },
         index=[f"patient {i}" for i in range(num_rows)],
     )
@@ -30,20 +33,21 @@ def raw_table(num_rows=60):
 
 @pytest.fixture(scope="module")
 def method_and_schema():
-    schema = TableSchema.infer(raw_table())
+    kinds = {"visits": "count", "income": "positive", "grade": ("low", "mid", "top")}
+    schema = TableSchema.infer(raw_table(), kinds)
 
     def part():
         return mlp((8,))
 
     model = VAE(2, part(), CholeskyGaussian(2), part(), MixedColumns())
     method = PosteriorMatching(model, part(), CholeskyGaussian(2))
-    return method.create_variables(DataSpec((5,), (), schema.levels)), schema
+    return method.create_variables(DataSpec.of(schema)), schema
 
 
 def with_holes():
     table = raw_table()
     holes = np.random.default_rng(1).random(table.shape) < 0.4
-    gappy = table.astype({"count": "Int64", "smoker": "boolean"})
+    gappy = table.astype({"count": "Int64", "visits": "Int64", "smoker": "boolean"})
     return gappy.mask(holes), holes
 
 

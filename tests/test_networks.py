@@ -24,6 +24,23 @@ class MaskedInputTest(tf.test.TestCase):
         out = layer(x, tf.constant([[True, False, True]]))
         self.assertAllEqual(out, [[1.0, 0.0, 3.0, 1.0, 0.0, 1.0]])
 
+    def test_ordinals_enter_as_steps_and_counts_as_logarithms(self):
+        spec = DataSpec(
+            (3,), levels=(4, 0, 0), ordered=(True, False, False), counts=(0.0, 9.0, 0.0)
+        )
+        x = tf.constant([[2.0, 0.0, 0.5], [3.0, 99.0, np.nan]])
+        out = self.layer(spec)(x, tf.constant([[True, True, True], [False, True, False]]))
+        small, large = np.log(1.0 / 10.0), np.log(100.0 / 10.0)
+        self.assertAllClose(
+            out,
+            [
+                [1.0, 1.0, 0.0, small, 0.5, 1.0, 1.0, 1.0],
+                [0.0, 0.0, 0.0, large, 0.0, 0.0, 1.0, 0.0],
+            ],
+        )
+        nothing = tf.zeros([1, 3], tf.bool)
+        self.assertAllEqual(self.layer(spec)(x[:1] * np.nan, nothing), np.zeros([1, 8]))
+
     def test_a_level_enters_one_hot_and_a_hidden_one_as_zeros(self):
         layer = self.layer(DataSpec((4,), levels=(3, 0, 2, 2)))
         x = tf.constant([[2.0, 0.5, np.nan, 0.0], [0.0, np.inf, 1.0, 7.0]])
@@ -56,7 +73,7 @@ class MaskedInputTest(tf.test.TestCase):
         self.assertAllEqual(tape.gradient(out, x), [[0.0, 0.0]])
 
     def test_levels_of_an_image_are_refused(self):
-        with self.assertRaisesRegex(ValueError, "Categorical columns come in tables"):
+        with self.assertRaisesRegex(ValueError, "come in tables"):
             self.layer(DataSpec((2, 2), levels=(3, 3)))
 
 

@@ -297,8 +297,9 @@ def test_log_jacobian_turns_model_densities_into_the_users_units():
         log_normal(7.0, 5.0, 4.0),
         log_normal(3.0, 5.0, 4.0) + log_normal(0, -1.0, 0.5),
     ]
-    np.testing.assert_allclose(in_model + schema.log_jacobian(features), expected, rtol=1e-6)
-    assert schema.log_jacobian(np.zeros([4, 5, 3], bool)).shape == (4, 5)
+    in_units = in_model + schema.log_jacobian(x, features)
+    np.testing.assert_allclose(in_units, expected, rtol=1e-6)
+    assert schema.log_jacobian(x[0], np.zeros([4, 5, 3], bool)).shape == (4, 5)
 
 
 def test_names_levels_and_size_describe_the_columns():
@@ -408,7 +409,7 @@ def test_image_schema_survives_json(tmp_path):
 def test_image_log_jacobian_counts_every_channel():
     schema = ImageSchema(2, 2, 3, 0.0, 255.0)
     features = np.array([[[True, False], [True, False]]])
-    np.testing.assert_allclose(schema.log_jacobian(features), [-6 * np.log(255.0)])
+    np.testing.assert_allclose(schema.log_jacobian(None, features), [-6 * np.log(255.0)])
 
 
 def test_no_schema_file_imports_tensorflow():

@@ -1,7 +1,8 @@
 """Evaluation that can be trusted: one loop for all methods, with a baseline beside it.
 
 The questions are drawn once from seeds, so every method is asked the same ones. What is
-scored is `present & ~observed`, in the model's units (standardised columns, pixels in [0, 1]).
+scored is `present & ~observed`, in the model's units (standardised columns, pixels in [0, 1];
+of positive columns the values, not their logarithms).
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import gin
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 from vae_arbcond import metrics
@@ -21,7 +23,7 @@ from vae_arbcond.conditioners.likelihoods import DefaultLikelihood
 from vae_arbcond.conditioners.sampling import spread
 from vae_arbcond.data.pipeline import Dataset, Splits
 from vae_arbcond.registry import PACKAGE
-from vae_arbcond.schema import ImageSchema, TableSchema
+from vae_arbcond.schema import ImageSchema, Positive, TableSchema
 
 ROWS_AT_ONCE = 256  # rows whose draws are held at once
 MIN_DISTINCT = 50  # distinct values a column needs for its coverage to mean anything
@@ -134,9 +136,10 @@ def evaluate(
 
 
 def baseline_completion(train: Dataset) -> np.ndarray:
-    """Mean of each real feature, most frequent level of each categorical one: [*F, *E].
+    """Mean of each number, most frequent level of each categorical feature: [*F, *E].
 
-    Over the present training entries; 0 for a feature without any.
+    Over the present training entries; 0 for a feature without any. Of a positive column, the
+    mean of its values, not of their logarithms.
     """
     count = np.maximum(train.present.sum(0), 1)
     event = (1,) * (train.x.ndim - train.present.ndim)
@@ -146,6 +149,10 @@ def baseline_completion(train: Dataset) -> np.ndarray:
         if levels:
             indices = train.x[train.present[:, j], j].astype(int)
             completion[j] = np.argmax(np.bincount(indices, minlength=levels))
+    for j, column in enumerate(getattr(train.schema, "columns", ())):
+        if isinstance(column, Positive) and train.present[:, j].any():
+            mean = column.linear(train.x[train.present[:, j], j]).mean()
+            completion[j] = column.to_model(pd.Series([mean]))[0][0]
     return completion.astype(np.float32)
 
 
@@ -196,9 +203,12 @@ def _answers(conditioner, x, observed, scored, num_samples, likelihood, seed):
 
 
 def _table_scores(test, scored, draws, completion, guess):
-    levels = np.asarray(test.spec.levels or (0,) * test.x.shape[1])
-    truth, real = test.x, levels == 0
+    real = np.asarray(test.spec.levels or (0,) * test.x.shape[1]) == 0
     scores, base = {}, {}
+    # Errors are measured as the user sees them: not those of logarithms.
+    truth, draws, completion, guess = (
+        test.schema.linear(x) for x in (test.x, draws, completion, guess)
+    )
     scale = np.array([_std(truth[test.present[:, j], j]) for j in range(truth.shape[1])])
     usable = real & (scale > 0) & scored.any(0)
     if usable.any():
@@ -207,8 +217,11 @@ def _table_scores(test, scored, draws, completion, guess):
             out["nrmse_mean"] = metrics.nrmse_mean(
                 pick[0], answer[:, usable], pick[1], pick[2]
             )
-        scores["crps"] = metrics.crps(pick[0], draws[:, :, usable], pick[1])
-        base["crps"] = float(np.mean(np.abs(pick[0] - guess[:, usable])[pick[1]]))
+        # In standard deviations, whatever the unit.
+        score = metrics.crps(pick[0] / pick[2], draws[:, :, usable] / pick[2], pick[1])
+        scores["crps"] = score
+        off = np.abs(pick[0] - guess[:, usable]) / pick[2]
+        base["crps"] = float(np.mean(off[pick[1]]))
         many = [
             j
             for j in np.flatnonzero(usable)
@@ -249,7 +262,7 @@ def _image_scores(test, scored, draws, means, completion, guess):
 def _likelihood_scores(test, scored, estimates):
     value, stderr, _, pareto_k, non_finite = estimates
     count = scored.sum()
-    jacobian = test.schema.log_jacobian(scored).sum()
+    jacobian = test.schema.log_jacobian(test.x, scored).sum()
     known = pareto_k[np.isfinite(pareto_k)]
     return {
         "log_likelihood_per_feature": float(value.sum() / count),

@@ -118,10 +118,7 @@ def _summarise(schema, draws, missing, level, index) -> pd.DataFrame:
         if schema.levels[j]:
             records["probabilities"][here] = _probabilities(column, cells[:, here])
             continue
-        # A constant column has no scale to speak of: its draws are the constant.
-        spread = getattr(column, "constant", None) is None
-        stddev = cells[:, here].astype(np.float64).std(0)
-        records["stddev"][here] = stddev * column.scale * spread
+        records["stddev"][here] = column.stddev(cells[:, here])
         ends = interval(cells[:, here], level)
         for name, end in zip(("lower", "upper"), ends, strict=True):
             records[name][here] = list(column.to_user(end.astype(np.float32)))

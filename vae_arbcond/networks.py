@@ -4,6 +4,7 @@ Every factory returns an unbuilt `keras.Sequential`, which saves and loads with 
 part of. `MaskedInput` is the one layer that knows what a mask is: how x_o enters a network.
 """
 
+import math
 from collections.abc import Sequence
 
 import gin
@@ -19,42 +20,54 @@ from vae_arbcond.shapes import DataSpec, expand_features
 class MaskedInput(keras.layers.Layer):
     """(x, observed) -> one tensor for a network: [x_o with zeros elsewhere, the mask].
 
-    Posterior Matching, Sec. 3.4. A categorical column enters as a one-hot vector, zero where
-    it is not observed. For an image the mask is one more channel.
+    Posterior Matching, Sec. 3.4. Zero where it is not observed, a categorical column enters
+    as a one-hot vector, an ordinal one as [x > 0, x > 1, ...] and a count on a logarithmic
+    scale. For an image the mask is one more channel.
 
-    Shapes: x [B, *F, *E], observed bool [B, *F] -> [B, sum_d max(1, levels_d) + D] for a
-    table, [B, H, W, C + 1] for an image.
+    Shapes: x [B, *F, *E], observed bool [B, *F] -> [B, I + D] for a table, where a column
+    takes as many of the I inputs as it has levels (one less where they are ordered) and a
+    number one; [B, H, W, C + 1] for an image.
     """
 
     def __init__(self, name: str | None = None):
         super().__init__(name=name)
         self.autocast = False  # Data stay float32; networks cast what they are given.
-        self.levels = None
+        self.spec = None
 
     def build_for(self, spec: DataSpec) -> None:
-        self.levels = spec.levels if any(spec.levels or ()) else None
-        if self.levels and len(spec.x_shape) != 1:
+        self.spec = spec
+        columns = any(spec.levels or ()) or any(spec.counts or ())
+        if columns and len(spec.x_shape) != 1:
             raise ValueError(
-                f"Categorical columns come in tables, rows of shape (D,); this data has "
-                f"levels and rows of shape {spec.x_shape}."
+                f"Categorical columns and counts come in tables, rows of shape (D,); this "
+                f"data has them and rows of shape {spec.x_shape}."
             )
 
     def call(self, x, observed):
         seen = tf.where(expand_features(observed, x), x, 0.0)
         b = tf.cast(observed, x.dtype)
-        if self.levels is None:
+        if self.spec is None or self.spec.discrete is None:
             if observed.shape.rank == 2:
                 return tf.concat([seen, b], axis=-1)
             if x.shape.rank == observed.shape.rank:
                 seen = seen[..., tf.newaxis]
             return tf.concat([seen, b[..., tf.newaxis]], axis=-1)
         pieces = []
-        for d, size in enumerate(self.levels):
-            column = seen[..., d]
-            if size:
-                column = tf.one_hot(tf.cast(column, tf.int32), size) * b[..., d, tf.newaxis]
-            else:
-                column = column[..., tf.newaxis]
+        nothing = (0,) * self.spec.num_features
+        of_columns = zip(
+            self.spec.levels or nothing,
+            self.spec.ordered or nothing,
+            self.spec.counts or nothing,
+            strict=True,
+        )
+        for d, (size, ordered, count) in enumerate(of_columns):
+            column, here = seen[..., d, tf.newaxis], b[..., d, tf.newaxis]
+            if ordered:
+                column = tf.cast(column > tf.range(size - 1.0), x.dtype)
+            elif size:
+                column = tf.one_hot(tf.cast(seen[..., d], tf.int32), size) * here
+            elif count:
+                column = (tf.math.log1p(column) - math.log1p(count)) * here
             pieces.append(column)
         return tf.concat([*pieces, b], axis=-1)
 

@@ -81,30 +81,39 @@ def check_finite(x: tf.Tensor, features: tf.Tensor, name: str) -> None:
         )
 
 
-def check_levels(x: tf.Tensor, features: tf.Tensor, name: str, levels) -> None:
-    """Refuses what is no level's index where a mask says there is a value; eagerly only.
+def check_discrete(x: tf.Tensor, features: tf.Tensor, name: str, spec: "DataSpec") -> None:
+    """Refuses what is no level's index and no count where a mask says there is a value.
+
+    Eagerly only.
 
     Args:
       x: float32 [B, D].
       features: bool [B, D].
       name: what the mask is called in the message.
-      levels: DataSpec.levels; None or all 0 where there is nothing to check.
+      spec: what the model was built for.
 
     Raises:
       ValueError: names the column and the value.
     """
-    if not tf.executing_eagerly() or not any(levels or ()):
+    if not tf.executing_eagerly() or not (any(spec.levels or ()) or any(spec.counts or ())):
         return
     values = x.numpy()
-    sizes = np.array(levels)
-    fits = (values == np.rint(values)) & (values >= 0) & (values < sizes)
-    wrong = features.numpy() & (sizes > 0) & ~fits
+    sizes = np.array(spec.levels or (0,) * spec.num_features)
+    counts = np.array(spec.counts or (0.0,) * spec.num_features) > 0
+    ends = np.where(counts, np.inf, sizes)
+    fits = (values == np.rint(values)) & (values >= 0) & (values < ends)
+    wrong = features.numpy() & (counts | (sizes > 0)) & ~fits
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
+        kind = (
+            "a count: its values are whole numbers from 0."
+            if counts[column]
+            else f"categorical: its values are the levels' indices, whole numbers from 0 to "
+            f"{sizes[column] - 1}."
+        )
         raise ValueError(
             f"x[{row}, {column}] is {values[row, column]:g} where {name} is True, but column "
-            f"{column} is categorical: its values are the levels' indices, whole numbers from "
-            f"0 to {sizes[column] - 1}. TableSchema.to_model makes them."
+            f"{column} is {kind} TableSchema.to_model makes them."
         )
 
 
@@ -167,13 +176,19 @@ class DataSpec:
     Attributes:
       feature_shape: *F, one entry of a mask each: (D,) for a table, (H, W) for an image.
       event_shape: *E, the axes inside one feature: () or (C,) for colour.
-      levels: for a table with categorical columns, the number of levels of each column and
-        0 for a real one; None when every feature is real.
+      levels: for a table with categorical or ordinal columns, the number of levels of each
+        column and 0 for a number; None when every feature is a number.
+      ordered: which columns have levels with an order; None when none has.
+      counts: for a table with counts, a typical value (> 0) of each column that is a count
+        and 0 for any other: x is the count itself, so its scale must be known; None when
+        there is none.
     """
 
     feature_shape: tuple[int, ...]
     event_shape: tuple[int, ...] = ()
     levels: tuple[int, ...] | None = None
+    ordered: tuple[bool, ...] | None = None
+    counts: tuple[float, ...] | None = None
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -184,6 +199,25 @@ class DataSpec:
     def num_features(self) -> int:
         """Number of entries of one row's mask."""
         return math.prod(self.feature_shape)
+
+    @property
+    def discrete(self) -> np.ndarray | None:
+        """bool [D]: which columns are levels or counts; None when all features are real."""
+        if not (any(self.levels or ()) or any(self.counts or ())):
+            return None
+        nothing = (0,) * self.num_features
+        return (np.array(self.levels or nothing) > 0) | (np.array(self.counts or nothing) > 0)
+
+    @classmethod
+    def of(cls, schema) -> "DataSpec":
+        """What a TableSchema or an ImageSchema says of its data."""
+        return cls(
+            tuple(schema.shape[:2]),
+            tuple(schema.shape[2:]),
+            schema.levels,
+            schema.ordered,
+            schema.counts,
+        )
 
     def to_config(self) -> dict:
         """A JSON-serialisable dictionary; `DataSpec.from_config` reads it."""

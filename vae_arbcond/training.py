@@ -355,8 +355,7 @@ class _StageLoop:
         share = self.batch_size // replicas
         x_all = tf.constant(self.data.train.x)
         present_all = tf.constant(self.data.train.present)
-        levels = self.data.train.spec.levels
-        real = None if not any(levels or ()) else tf.constant(levels) == 0
+        discrete = self.data.train.spec.discrete
         order_seed = tf.constant([self.seed, 1 + 2 * self.number], tf.int32)
         mask_seed = tf.constant([self.seed, 2 + 2 * self.number], tf.int32)
 
@@ -370,7 +369,7 @@ class _StageLoop:
                 jitter = self.noise * tf.random.stateless_normal(
                     tf.shape(x), _fold_in(seed, 1)
                 )
-                x = x + (jitter if real is None else tf.where(real, jitter, 0.0))
+                x = x + (jitter if discrete is None else tf.where(discrete, 0.0, jitter))
             observed = self.mask(x, present, _fold_in(seed, 0)) & present
             return self.trainable.train_step((x, present, observed))
 

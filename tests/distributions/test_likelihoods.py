@@ -5,6 +5,7 @@ import inspect
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 from scipy import stats
 
 from vae_arbcond import distributions
@@ -21,7 +22,10 @@ from vae_arbcond.distributions import (
     StudentT,
     over_features,
 )
+from vae_arbcond.distributions.mixed_columns import MIN_DISPERSION, MIN_GAP, Thresholds
 from vae_arbcond.shapes import DataSpec
+
+tfd = tfp.distributions
 
 FALSE_ALARM = 1e-5  # of every chi-square test below; seeds are fixed
 
@@ -43,6 +47,8 @@ class HeadContract:
     def values(self, feature):
         """Values of a feature, and whether they are all of them."""
         levels = self.spec.levels[feature] if self.spec.levels else 0
+        if self.spec.counts and self.spec.counts[feature]:
+            return np.arange(3000), True
         return (np.arange(levels), True) if levels else (self.support, self.discrete)
 
     def density(self, likelihood, feature):
@@ -79,13 +85,16 @@ class HeadContract:
         for d in range(self.spec.num_features):
             values, complete = self.values(d)
             shares = self.density(likelihood, d)
-            if complete:
+            if complete and len(values) < 100:
                 counts = np.array([np.sum(draws[:, d] == value) for value in values])
             else:  # Bins of equal probability, by the integral of the density.
                 mass = np.cumsum(shares)
                 edges = np.interp(np.linspace(0, 1, 21)[1:-1], mass / mass[-1], values)
-                counts = np.bincount(np.searchsorted(edges, draws[:, d]), minlength=20)
-                shares = np.full(20, 0.05)
+                edges = np.unique(np.floor(edges)) if complete else edges
+                bins = len(edges) + 1
+                counts = np.bincount(np.searchsorted(edges, draws[:, d]), minlength=bins)
+                below = [shares[values <= end].sum() for end in (*edges, np.inf)]
+                shares = np.diff(below, prepend=0.0)
             self.assertEqual(counts.sum(), 4000)
             p_value = stats.chisquare(counts, 4000 * shares / shares.sum()).pvalue
             self.assertGreater(p_value, FALSE_ALARM)
@@ -344,6 +353,105 @@ class MixedColumnsTest(HeadContract, tf.test.TestCase):
     def test_images_are_refused(self):
         with self.assertRaisesRegex(ValueError, "models tables.*Use Bernoulli or a Normal"):
             self.built(DataSpec((4, 5)))
+
+
+class MixedKindsTest(HeadContract, tf.test.TestCase):
+    """Ordinal columns and counts beside the others."""
+
+    spec = DataSpec(
+        (6,),
+        levels=(4, 0, 0, 3, 2, 0),
+        ordered=(True, False, False, False, True, False),
+        counts=(0.0, 20.0, 0.0, 0.0, 0.0, 0.5),
+    )
+    support = np.linspace(-30.0, 30.0, 60_001)
+
+    def head(self):
+        return MixedColumns()
+
+    def part(self, family, h=None, **options):
+        head = MixedColumns(**options)
+        keras.utils.set_random_seed(0)
+        head.build_for(self.spec)
+        likelihood = head(tf.zeros([1, 4]) if h is None else h)
+        return head, [p for p, _ in likelihood.parts if isinstance(p, family)][-1]
+
+    def test_a_count_is_negative_binomial_with_the_typical_value_as_its_first_mean(self):
+        _, part = self.part(tfd.NegativeBinomial)
+        mean, dispersion = np.array([20.0, 0.5]), 1.0 + MIN_DISPERSION
+        self.assertAllClose(part.mean()[0], mean, rtol=1e-5)
+        self.assertAllClose(part.variance()[0], mean + dispersion * mean**2, rtol=1e-4)
+        x = np.arange(200.0)[:, None, None] * np.ones([1, 1, 2])
+        r = 1.0 / dispersion
+        expected = stats.nbinom.logpmf(x[:, 0], r, r / (r + mean))
+        self.assertAllClose(part.log_prob(x)[:, 0], expected, rtol=1e-4, atol=1e-4)
+
+    def test_without_dispersion_a_count_is_a_poisson(self):
+        head, _ = self.part(tfd.NegativeBinomial)
+        head.raw_dispersion.assign([-30.0, -30.0])
+        part = head(tf.zeros([1, 4])).parts[-1][0]
+        x = np.arange(80.0)[:, None, None] * np.ones([1, 1, 2])
+        expected = stats.poisson.logpmf(x[:, 0], [20.0, 0.5])
+        # Its variance is larger by MIN_DISPERSION times the mean squared: 0.2 % of 20.
+        likely = expected > -12.0
+        log_prob = part.log_prob(x)[:, 0].numpy()
+        self.assertAllClose(log_prob[likely], expected[likely], atol=0.05)
+        self.assertAllClose(part.mean()[0], [20.0, 0.5], rtol=1e-5)
+
+    def test_no_network_output_makes_a_count_s_density_nan(self):
+        for size in (-1e30, -1e4, 1e4, 1e30):
+            head, h = self.built(h_shape=[3, 4])
+            head(h)
+            for layer in (head.log_mean, head.ordinal_loc):
+                layer.bias.assign(tf.fill(layer.bias.shape, size))
+            head.raw_dispersion.assign([-size, size])
+            with tf.GradientTape() as tape:
+                density = head(h).log_prob(tf.ones([3, 6]))
+            gradients = tape.gradient(density, head.trainable_variables)
+            for value in (density, *gradients, head(h).expected_features()):
+                self.assertFalse(np.isnan(value).any())
+            self.assertTrue(np.isfinite(head(h).expected_features()).all())
+
+    def test_an_ordinal_column_is_an_ordered_logistic(self):
+        head, h = self.built()
+        head(h)
+        thresholds = np.array([-1.0, 0.5, 2.0])
+        layer = head.thresholds[0]
+        layer.lowest.assign(thresholds[0])
+        gaps = np.diff(thresholds) - MIN_GAP
+        layer.raw_gaps.assign(np.log(np.expm1(gaps)))
+        eta = head.ordinal_loc(h)[0, 0].numpy()
+        below = 1.0 / (1.0 + np.exp(-(np.append(thresholds, np.inf) - eta)))
+        self.assertAllClose(self.density(head(h), 0), np.diff(below, prepend=0.0), atol=1e-6)
+
+    def test_an_ordinal_column_starts_with_all_levels_equally_likely(self):
+        _, part = self.part(tfd.Categorical)
+        self.assertAllClose(part.probs_parameter()[0, 0], np.full(4, 0.25), atol=1e-3)
+        self.assertAllClose(part.probs_parameter()[0, 1], [0.5, 0.5, 0.0, 0.0], atol=1e-3)
+
+    def test_a_higher_eta_makes_higher_levels_likelier(self):
+        layer = Thresholds(5)
+        layer.build(None)
+        means = [
+            tf.reduce_sum(tf.exp(layer(tf.constant(e))) * tf.range(5.0)) for e in (-1.0, 1.0)
+        ]
+        self.assertGreater(means[1], means[0] + 0.5)
+
+    def test_a_column_of_one_level_is_certain(self):
+        spec = DataSpec((2,), levels=(1, 0), ordered=(True, False))
+        head, h = self.built(spec)
+        self.assertAllEqual(head(h).log_prob(tf.zeros([1, 2]))[:, 0], [0.0])
+
+    def test_dispersion_depends_on_z_where_scales_do(self):
+        h = tf.random.stateless_normal([20, 4], [0, 2])
+        for network_scale in (False, True):
+            _, part = self.part(tfd.NegativeBinomial, h, network_scale=network_scale)
+            r = tf.broadcast_to(part.total_count, [20, 2]).numpy()
+            self.assertEqual(bool(np.ptp(r, axis=0).max() > 0), network_scale)
+
+    def test_heads_of_real_features_refuse_counts(self):
+        with self.assertRaisesRegex(ValueError, r"columns \[1\] are counts.*MixedColumns"):
+            Normal().build_for(DataSpec((2,), counts=(0.0, 3.0)))
 
 
 class EveryHeadTest(tf.test.TestCase):

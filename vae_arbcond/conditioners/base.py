@@ -21,8 +21,8 @@ from vae_arbcond.distributions import (
 from vae_arbcond.estimators import Estimate
 from vae_arbcond.models.base import LatentVariableModel, Trainable
 from vae_arbcond.shapes import (
+    check_discrete,
     check_finite,
-    check_levels,
     check_mask,
     check_seed,
     check_x,
@@ -141,7 +141,8 @@ class ArbitraryConditioner(Trainable):
 
     def _check_values(self, x, features, name):
         check_finite(x, features, name)
-        check_levels(x, features, name, None if self.spec is None else self.spec.levels)
+        if self.spec is not None:
+            check_discrete(x, features, name, self.spec)
 
     @tf.function(reduce_retracing=True)
     def _impute_call(self, x, observed, num_samples, seed, by_row):

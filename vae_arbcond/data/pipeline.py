@@ -10,6 +10,7 @@ must not stop the evaluation (a model simply gives it little probability).
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 
 import gin
 import numpy as np
@@ -43,12 +44,7 @@ class Dataset:
     @property
     def spec(self) -> DataSpec:
         """What a model must know to create its weights."""
-        feature_ndims = self.present.ndim
-        return DataSpec(
-            tuple(self.x.shape[1:feature_ndims]),
-            tuple(self.x.shape[feature_ndims:]),
-            self.schema.levels,
-        )
+        return DataSpec.of(self.schema)
 
 
 class Splits(typing.NamedTuple):
@@ -140,7 +136,7 @@ def _visible_table(source, thinned, training_rows, removed_fraction, rng):
     visible = pd.DataFrame(
         {name: _without(source.raw[name], removed[:, i]) for i, name in enumerate(whole.names)}
     )
-    overrides = {column.name: _kind(column) for column in whole.columns}
+    overrides = {column.name: _kind(column, source) for column in whole.columns}
     fitted = TableSchema.infer(visible, overrides, source.max_levels, rows=training_rows)
     columns = [
         dataclasses.replace(new, dtype=old.dtype)
@@ -152,7 +148,10 @@ def _visible_table(source, thinned, training_rows, removed_fraction, rng):
     return visible, TableSchema(tuple(columns))
 
 
-def _kind(column: Column) -> str:
+def _kind(column: Column, source: Source) -> str | Sequence:
+    given = source.overrides.get(column.name)
+    if isinstance(given, list | tuple):
+        return given  # The user's own order of levels.
     return type(column).__name__.lower()
 
 

@@ -24,7 +24,6 @@ from vae_arbcond.distributions.likelihoods import (
     ContinuousBernoulli,
     FeatureScaleNormal,
     LikelihoodHead,
-    MixedColumns,
     Normal,
     SharedScaleNormal,
     StudentT,
@@ -34,6 +33,7 @@ from vae_arbcond.distributions.masking import (
     over_features,
     point_from_expectation,
 )
+from vae_arbcond.distributions.mixed_columns import MixedColumns
 
 __all__ = [
     "AutoregressiveMixture",

@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from vae_arbcond.distributions.columns import Columns
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import DataSpec
 
@@ -37,12 +36,15 @@ class LikelihoodHead(keras.layers.Layer):
         raise NotImplementedError
 
     def check_real(self, spec: DataSpec) -> None:
-        """Refuses categorical columns and colour, for the heads of single real features."""
-        if any(spec.levels or ()):
+        """Refuses levels, counts and colour, for the heads of single real features."""
+        if spec.discrete is not None:
+            levels = [i for i, n in enumerate(spec.levels or ()) if n]
+            counts = [i for i, n in enumerate(spec.counts or ()) if n]
+            found = [f"columns {levels} are categorical"] if levels else []
+            found += [f"columns {counts} are counts"] if counts else []
             raise ValueError(
-                f"{type(self).__name__} models real features only, but columns "
-                f"{[i for i, n in enumerate(spec.levels) if n]} are categorical. Use "
-                f"MixedColumns as the likelihood head of a mixed table."
+                f"{type(self).__name__} models real features only, but {', '.join(found)}. "
+                f"Use MixedColumns as the likelihood head of a mixed table."
             )
         if spec.event_shape:
             raise ValueError(
@@ -110,9 +112,9 @@ class _LearnedScale(LikelihoodHead):
         self.check_real(spec)
         self.spec = spec
         self.params = self.dense_parameters(spec, 1)
-        start = _inverse_softplus(self.initial_scale - self.min_scale)
+        start = inverse_softplus(self.initial_scale - self.min_scale)
         self.raw_scale = self.add_weight(
-            shape=self.scale_shape(spec), initializer=_constant(start), name="raw_scale"
+            shape=self.scale_shape(spec), initializer=constant(start), name="raw_scale"
         )
 
     def call(self, h):
@@ -236,85 +238,11 @@ class Categorical(LikelihoodHead):
         return tfd.Categorical(logits, dtype=tf.float32)
 
 
-@register
-class MixedColumns(LikelihoodHead):
-    """Normal for each real column, categorical for each column with levels: `Columns`.
-
-    Args:
-      min_scale: lower bound on a real column's standard deviation.
-      network_scale: True lets the scale of a real column depend on z; False makes it one
-        weight per column, which overfits less on small tables.
-    """
-
-    def __init__(
-        self, min_scale: float = 1e-2, network_scale: bool = False, name: str | None = None
-    ):
-        super().__init__(name=name)
-        self.min_scale, self.network_scale = min_scale, network_scale
-
-    def build_for(self, spec):
-        if len(spec.x_shape) != 1:
-            raise ValueError(
-                f"MixedColumns models tables, rows of shape (D,); this data has rows of shape "
-                f"{spec.x_shape}. Use Bernoulli or a Normal head for images."
-            )
-        levels = spec.levels or (0,) * spec.num_features
-        self.real = [i for i, n in enumerate(levels) if n == 0]
-        self.categorical = [i for i, n in enumerate(levels) if n > 0]
-        self.sizes = [levels[i] for i in self.categorical]
-        if self.real:
-            self.loc = keras.layers.Dense(len(self.real))
-            start = _inverse_softplus(1.0 - self.min_scale)
-            if self.network_scale:
-                self.raw_scale = keras.layers.Dense(
-                    len(self.real), bias_initializer=_constant(start)
-                )
-            else:
-                self.raw_scale = self.add_weight(
-                    shape=(len(self.real),), initializer=_constant(start), name="raw_scale"
-                )
-        if self.categorical:
-            self.logits = keras.layers.Dense(sum(self.sizes))
-
-    def call(self, h):
-        parts, indices = [], []
-        if self.real:
-            raw = (
-                self.raw_scale(h)
-                if self.network_scale
-                else tf.convert_to_tensor(self.raw_scale)
-            )
-            loc = tf.cast(self.loc(h), tf.float32)
-            scale = self.min_scale + tf.nn.softplus(tf.cast(raw, tf.float32))
-            parts.append(tfd.Normal(loc, scale))
-            indices.append(self.real)
-        if self.categorical:
-            parts.append(tfd.Categorical(self._padded_logits(h), dtype=tf.float32))
-            indices.append(self.categorical)
-        return Columns(parts, indices)
-
-    def _padded_logits(self, h):
-        """[..., Dc, max levels]; the levels a column does not have get probability 0."""
-        flat = tf.cast(self.logits(h), tf.float32)
-        widest = max(self.sizes)
-        if all(size == widest for size in self.sizes):
-            shape = tf.concat([tf.shape(flat)[:-1], [len(self.sizes), widest]], 0)
-            padded = tf.reshape(flat, shape)
-        else:
-            rows = tf.pad(flat, [[0, 0]] * (flat.shape.rank - 1) + [[0, 1]])
-            spare, start, index = sum(self.sizes), 0, []
-            for size in self.sizes:
-                index.append([start + j if j < size else spare for j in range(widest)])
-                start += size
-            # -1e9 and not -inf: 0 * -inf would make gradients NaN.
-            absent = tf.constant(index) == spare
-            padded = tf.where(absent, -1e9, tf.gather(rows, index, axis=-1))
-        return tf.ensure_shape(padded, [*h.shape[:-1], len(self.sizes), widest])
-
-
-def _constant(value: float):
+def constant(value):
+    """An initialiser."""
     return keras.initializers.Constant(value)
 
 
-def _inverse_softplus(y: float) -> float:
+def inverse_softplus(y: float) -> float:
+    """The x whose softplus is y."""
     return float(tf.math.log(tf.math.expm1(tf.constant(y, tf.float64))))

@@ -1,7 +1,8 @@
 """Schemas: the map between the user's units and the model's x. No TensorFlow in here.
 
-A table's column is one entry of x: (value - mean) / scale for numbers and dates, the level's
-index for booleans and categories. An image's pixel is (value - minimum) / (maximum - minimum).
+A table's column is one entry of x: (value - mean) / scale for numbers and dates, the same of
+the logarithm for positive numbers, the number itself for counts, the level's index for
+booleans, categories and ordinals. An image's pixel is (value - minimum) / (maximum - minimum).
 
 How a column's kind is inferred (overrides={name: kind} decides otherwise):
 
@@ -13,9 +14,19 @@ How a column's kind is inferred (overrides={name: kind} decides otherwise):
 |                                            |             | only because of the gaps)        |
 | any other float*, Float*, Arrow float      | numeric     | the same dtype                   |
 | datetime64, with or without zone, Arrow    | datetime    | the same dtype                   |
-| category (all categories, their order)     | categorical | the same categorical dtype       |
+| category (all categories, their order)     | categorical,| the same categorical dtype       |
+|                                            | ordinal if  |                                  |
+|                                            | it is so    |                                  |
 | str, string, Arrow text                    | categorical | the same dtype                   |
 | object of bools / ints / numbers / text    | as its cells| object                           |
+
+Three kinds are never guessed, for they say what the numbers mean:
+
+* 'positive': numbers above 0, skewed (incomes, concentrations). The model sees logarithms, so
+  no completion is 0 or negative, and a Normal there is a log-normal here.
+* 'count': whole numbers from 0 whose probabilities are wanted (visits, defects).
+* 'ordinal': levels with an order (grades, stars). Numbers are ordered by size; for text, list
+  the levels in place of the word, lowest first: overrides={'size': ('S', 'M', 'L')}.
 
 An override that the dtype does not fit gives the plain dtype: int64 as 'numeric' comes back
 as float64, text as 'numeric' as float64, text as 'datetime' as datetime64. A completed column
@@ -57,18 +68,21 @@ import os
 from vae_arbcond.schema import serialisation
 from vae_arbcond.schema.columns import Column
 from vae_arbcond.schema.image import ImageSchema
-from vae_arbcond.schema.levels import Boolean, Categorical
-from vae_arbcond.schema.real import Datetime, Integer, Numeric
+from vae_arbcond.schema.levels import Boolean, Categorical, Ordinal
+from vae_arbcond.schema.real import Count, Datetime, Integer, Numeric, Positive
 from vae_arbcond.schema.table import TableSchema
 
 __all__ = [
     "Boolean",
     "Categorical",
     "Column",
+    "Count",
     "Datetime",
     "ImageSchema",
     "Integer",
     "Numeric",
+    "Ordinal",
+    "Positive",
     "TableSchema",
     "load_schema",
 ]

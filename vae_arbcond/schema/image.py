@@ -82,6 +82,8 @@ class ImageSchema:
         """None: pixels are real (a table's schema has one number for each column here)."""
         return None
 
+    ordered = counts = None  # As for `levels`.
+
     def to_model(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The user's images in the model's units.
 
@@ -162,15 +164,17 @@ class ImageSchema:
             images[keep] = raw[keep]
         return images
 
-    def log_jacobian(self, features: np.ndarray) -> np.ndarray:
+    def log_jacobian(self, x: np.ndarray, features: np.ndarray) -> np.ndarray:
         """log |dx / d(user's unit)| over a set of pixels, in nats.
 
         Args:
+          x: the pixels; the same wherever they are.
           features: bool [..., H, W]; each pixel counts once a channel.
 
         Returns:
           float64 [...].
         """
+        del x
         features = np.asarray(features)
         if features.dtype != bool or features.shape[-2:] != (self.height, self.width):
             raise ValueError(

@@ -2,25 +2,48 @@
 
 import datetime
 import decimal
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from vae_arbcond.schema import cells as _cells
 from vae_arbcond.schema.columns import KINDS, Column
-from vae_arbcond.schema.levels import Boolean, Categorical, codes_of, level_key, truth
-from vae_arbcond.schema.real import DAY, Datetime, Integer, Numeric, seconds
+from vae_arbcond.schema.levels import (
+    Boolean,
+    Categorical,
+    Ordinal,
+    codes_of,
+    level_key,
+    show_levels,
+    truth,
+)
+from vae_arbcond.schema.real import (
+    DAY,
+    Count,
+    Datetime,
+    Integer,
+    Numeric,
+    Positive,
+    positive_logs,
+    seconds,
+)
 
 
 def infer_column(
-    cells: pd.Series, name: str, kind: str | None, rows: np.ndarray, max_levels: int
+    cells: pd.Series,
+    name: str,
+    kind: str | Sequence | None,
+    rows: np.ndarray,
+    max_levels: int,
 ) -> Column:
     """The schema's entry for one column.
 
     Args:
       cells: the user's column [N].
       name: its name.
-      kind: a key of KINDS, or None to look at dtype and cells.
+      kind: a key of KINDS, the levels of an ordinal column, or None to look at dtype and
+        cells.
       rows: bool [N]; only these give mean, scale and constant. Levels come from all.
       max_levels: more distinct levels are an error.
 
@@ -34,8 +57,10 @@ def infer_column(
             f"Column {name!r} has no value at all {where}, so nothing can be learnt about it; "
             f"drop it: table_file.drop = [{name!r}], or frame.drop(columns=[{name!r}])."
         )
+    if isinstance(kind, list | tuple):
+        return _given_levels(cells, name, kind)
     kind = kind or infer_kind(cells, name)
-    if kind in ("numeric", "integer"):
+    if kind in ("numeric", "integer", "positive", "count"):
         return _infer_number(cells, name, kind, rows)
     if kind == "datetime":
         return _infer_datetime(cells, name, rows)
@@ -46,7 +71,9 @@ def infer_column(
             column = Boolean(name, _cells.dtype_name(cells.dtype, name))
         column.to_model(cells)  # Refuses anything but two values.
         return column
-    return _infer_levels(cells, name, max_levels)
+    if kind == "ordinal":
+        _refuse_unordered(cells, name)
+    return _infer_levels(cells, name, max_levels, KINDS[kind])
 
 
 def infer_kind(cells: pd.Series, name: str) -> str:
@@ -58,7 +85,7 @@ def infer_kind(cells: pd.Series, name: str) -> str:
     """
     dtype = cells.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        return "categorical"
+        return "ordinal" if dtype.ordered else "categorical"
     if not isinstance(dtype, pd.SparseDtype):
         if dtype.kind == "f":
             return "integer" if _is_integer_with_gaps(cells) else "numeric"
@@ -151,11 +178,12 @@ def _is_integer_with_gaps(cells: pd.Series) -> bool:
     )
 
 
-def _infer_number(cells, name, kind, rows) -> Numeric | Integer:
+def _infer_number(cells, name, kind, rows) -> Numeric | Integer | Positive | Count:
     values = _cells.numbers_as_floats(cells, name)
     dtype = cells.dtype
     objects = _cells.is_object(dtype) and not any(isinstance(v, str) for v in cells)
-    if kind == "integer":
+    whole = kind in ("integer", "count")
+    if whole:
         fraction = ~np.isnan(values) & (np.rint(values) != values)
         if fraction.any():
             raise ValueError(
@@ -166,15 +194,21 @@ def _infer_number(cells, name, kind, rows) -> Numeric | Integer:
     else:
         keep = dtype.kind == "f" or objects
     # Otherwise the column comes back as what it was read as: plain int64 or float64.
-    plain = "int64" if kind == "integer" else "float64"
+    plain = "int64" if whole else "float64"
     dtype = _cells.dtype_name(dtype, name) if keep else plain
+    if kind == "positive":
+        values = positive_logs(cells, name)
     mean, scale = _moments(values[rows & ~np.isnan(values)], name)
     _refuse_drowned(cells, values, rows, name)
     constant = None
     if scale is None:
         numbers = _cells.read_numbers(cells, name)[rows & ~np.isnan(values)]
         constant = _cells.plain(numbers.to_numpy(object)[0])
-        constant = int(constant) if kind == "integer" else float(constant)
+        constant = int(constant) if whole else float(constant)
+    if kind == "count":
+        column = Count(name, mean, dtype=dtype, constant=constant)
+        column.to_model(cells)  # Refuses what is negative or too large.
+        return column
     return KINDS[kind](name, mean, scale or 1.0, dtype=dtype, constant=constant)
 
 
@@ -229,7 +263,38 @@ def _moments(values: np.ndarray, name: str) -> tuple[float, float | None]:
     return float(mean), float(largest * np.sqrt(np.mean((distance / largest) ** 2)))
 
 
-def _infer_levels(cells, name, max_levels) -> Categorical:
+def _given_levels(cells, name, levels) -> Ordinal:
+    """An ordinal column with the user's levels in the user's order."""
+    dtype = _cells.dtype_name(cells.dtype, name)
+    level_dtype, ordered = "", False
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        own = [_cells.plain(v) for v in cells.cat.categories]
+        if {level_key(v) for v in own} != {level_key(v) for v in levels}:
+            raise ValueError(
+                f"Column {name!r} has the categories {show_levels(own)}, but its override "
+                f"lists {show_levels(levels)}; list exactly the categories."
+            )
+        level_dtype = _cells.dtype_name(cells.cat.categories.dtype, name)
+        ordered = bool(cells.cat.ordered)
+    column = Ordinal(name, tuple(levels), dtype, level_dtype, ordered)
+    column.to_model(cells)  # Refuses a cell that is none of them.
+    return column
+
+
+def _refuse_unordered(cells, name) -> None:
+    """Refuses text as an ordinal column: the alphabet is not the order that is meant."""
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        return  # The categories stand in an order of the user's.
+    found = codes_of(cells)[1]
+    if any(isinstance(v, str) for v in found):
+        raise ValueError(
+            f"Column {name!r} is text, so the order of its levels "
+            f"{show_levels(sorted(found, key=str))} is not known; list them, lowest first, in "
+            f"place of 'ordinal': table_file.overrides = {{{name!r}: ('low', 'high')}}, say."
+        )
+
+
+def _infer_levels(cells, name, max_levels, kind) -> Categorical | Ordinal:
     level_dtype, ordered = "", False
     if isinstance(cells.dtype, pd.CategoricalDtype):
         levels = [_cells.plain(v) for v in cells.cat.categories]  # In their order.
@@ -247,4 +312,4 @@ def _infer_levels(cells, name, max_levels) -> Categorical:
             f"'datetime' if it is one; or raise max_levels."
         )
     dtype = _cells.dtype_name(cells.dtype, name)
-    return Categorical(name, tuple(levels), dtype, level_dtype, ordered)
+    return kind(name, tuple(levels), dtype, level_dtype, ordered)

@@ -159,6 +159,15 @@ class Categorical(_Levels):
         return pd.Series(values[index], dtype=object).astype(_cells.parse_dtype(self.dtype))
 
 
+@dataclasses.dataclass(frozen=True)
+class Ordinal(Categorical):
+    """One of a fixed set of values with an order; fields as for Categorical.
+
+    The levels stand in that order, the lowest first. (`ordered` speaks of a pandas categorical
+    alone.)
+    """
+
+
 def level_key(value):
     """Equal for two values that are the same level: 1 and 1.0 are, 1, True and '1' are not."""
     value = _cells.plain(value)

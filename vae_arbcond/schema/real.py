@@ -1,4 +1,4 @@
-"""Columns with a mean and a scale: numbers, whole numbers and dates."""
+"""Columns of numbers and dates: most have a mean and a scale."""
 
 import dataclasses
 import math
@@ -13,6 +13,8 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # What imputed dates are clipped to: 0001-01-02 .. 9999-12-30, which every tool can print; and
 # a day inside what 64 bits of nanoseconds hold. The day leaves room for any time zone.
 _DATE_LIMITS = (-62135510400, 253402214400)
+LARGEST_COUNT = 2**24  # float32 has every whole number up to here.
+LOG_LIMITS = (-700.0, 700.0)  # exp of these is a float64 above 0
 _NANOSECOND_LIMITS = (-9223286400, 9223286400)
 
 
@@ -20,6 +22,14 @@ class ColumnBase:
     """What all columns share."""
 
     num_levels = 0  # 0 = a real column
+
+    def log_jacobian(self, x: np.ndarray) -> np.ndarray:
+        """log |dx / d(user's unit)| at x, of x's shape; 0 where a value has no unit."""
+        return np.zeros(np.shape(x))
+
+    def linear(self, x: np.ndarray) -> np.ndarray:
+        """x on a scale that is linear in the user's unit, float64 of x's shape."""
+        return np.asarray(x, np.float64)
 
     def _check_name(self):
         if not isinstance(self.name, str) or not self.name:
@@ -110,6 +120,15 @@ class _Real(ColumnBase):
     def _values(self, x: np.ndarray) -> np.ndarray:
         return x * self.scale + self.mean
 
+    def stddev(self, draws: np.ndarray) -> np.ndarray:
+        """Standard deviation in the user's unit (dates: seconds) of x's draws [S, N]: [N]."""
+        if self.constant is not None:
+            return np.zeros(draws.shape[1:])
+        return draws.astype(np.float64).std(0) * self.scale
+
+    def log_jacobian(self, x):
+        return np.full(np.shape(x), -np.log(self.scale))
+
 
 @dataclasses.dataclass(frozen=True)
 class Numeric(_Real):
@@ -160,6 +179,118 @@ class Integer(_Real):
             return _cells.cast_numbers(self._values(x), dtype, whole=True)
         # Not by way of float64, which would round a constant above 2**53.
         return pd.Series(np.full(x.shape, self.constant, object)).astype(dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Positive(_Real):
+    """A real number above 0: x is its standardised logarithm.
+
+    A Normal x is a log-normal value. A completion, the mean of x, is the value's median.
+
+    Args:
+      name: the column's name.
+      mean: of the logarithms of the present training cells.
+      scale: their standard deviation; > 0.
+      dtype, unit, constant: as for Numeric.
+    """
+
+    name: str
+    mean: float
+    scale: float
+    dtype: str = "float64"
+    unit: str = ""
+    constant: float | None = None
+
+    def __post_init__(self):
+        self._check_scale()
+        self._check_dtype(_cells.real_dtype(self.dtype), "'float64', say")
+
+    def to_model(self, cells: pd.Series, unknown: str = "error"):
+        del unknown
+        return self._standardise(positive_logs(cells, self.name), cells)
+
+    def _values(self, x):
+        if self.constant is not None:
+            return np.full(x.shape, self.constant)
+        # Within the logarithms of float64's numbers: never 0, never infinite.
+        return np.exp(np.clip(x * self.scale + self.mean, *LOG_LIMITS))
+
+    def stddev(self, draws):
+        return self.linear(draws).std(0)
+
+    def linear(self, x):
+        return self._values(np.asarray(x, np.float64))
+
+    def log_jacobian(self, x):
+        # dx / dv = 1 / (scale v).
+        return -np.log(self.scale) - (np.asarray(x, np.float64) * self.scale + self.mean)
+
+
+def positive_logs(cells: pd.Series, column: str) -> np.ndarray:
+    """Logarithms of cells, float64 [N], NaN where missing.
+
+    Raises:
+      ValueError: a cell is no number above 0.
+    """
+    values = _cells.numbers_as_floats(cells, column)
+    bad = values <= 0
+    if bad.any():
+        raise ValueError(
+            f"Column {column!r} is positive, but {_cells.first(cells, bad)}; correct that "
+            f"cell, leave it empty, or override the column as 'numeric' (as 'count' if it "
+            f"holds whole numbers from 0)."
+        )
+    return np.log(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Count(_Real):
+    """A whole number from 0, of which the model gives the probability: x is the number.
+
+    Args:
+      name: the column's name.
+      mean: over the present training cells; the model's networks use it as the scale.
+      dtype, unit, constant: as for Integer.
+    """
+
+    name: str
+    mean: float
+    dtype: str = "int64"
+    unit: str = ""
+    constant: int | None = None
+
+    scale = 1.0
+
+    def __post_init__(self):
+        self._check_scale()
+        if self.mean < 0:
+            raise ValueError(f"Column {self.name!r}: a count's mean is not {self.mean}.")
+        dtype = _cells.parse_dtype(self.dtype)
+        self._check_dtype(dtype.kind in "iu" or _cells.is_object(dtype), "'int64' or 'Int64'")
+
+    def to_model(self, cells: pd.Series, unknown: str = "error"):
+        del unknown
+        values = _cells.numbers_as_floats(cells, self.name)
+        present = ~np.isnan(values)
+        bad = present & ((values < 0) | (values != np.rint(values)) | (values > LARGEST_COUNT))
+        if bad.any():
+            raise ValueError(
+                f"Column {self.name!r} holds counts, whole numbers from 0 to "
+                f"{LARGEST_COUNT:,}, but {_cells.first(cells, bad)}; correct that cell, leave "
+                f"it empty, or override the column as 'integer' or 'numeric'."
+            )
+        return np.where(present, values, 0.0).astype(np.float32), present
+
+    def _cast(self, x, dtype):
+        return _cells.cast_numbers(self._values(x), dtype, whole=True)
+
+    def _values(self, x):
+        if self.constant is not None:
+            return np.full(x.shape, float(self.constant))
+        return np.maximum(x, 0.0)
+
+    def log_jacobian(self, x):
+        return np.zeros(np.shape(x))  # A probability has no unit.
 
 
 @dataclasses.dataclass(frozen=True)

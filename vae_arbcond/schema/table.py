@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,8 @@ import pandas as pd
 from vae_arbcond.schema import serialisation
 from vae_arbcond.schema.columns import KINDS, Column
 from vae_arbcond.schema.inference import infer_column
-from vae_arbcond.schema.real import Datetime, Integer, Numeric
+from vae_arbcond.schema.levels import Ordinal
+from vae_arbcond.schema.real import Count, Positive
 
 # Inputs that every serving signature has besides the columns.
 RESERVED_TENSOR_NAMES = ("seed", "num_samples")
@@ -23,7 +24,7 @@ class TableSchema:
     """Columns in order: column i is x[:, i].
 
     Args:
-      columns: Numeric, Integer, Boolean, Categorical or Datetime, names all different.
+      columns: of the classes above, names all different.
     """
 
     columns: tuple[Column, ...]
@@ -38,7 +39,7 @@ class TableSchema:
     def infer(
         cls,
         frame: pd.DataFrame,
-        overrides: Mapping[str, str | Column] | None = None,
+        overrides: Mapping[str, str | Sequence | Column] | None = None,
         max_levels: int = 100,
         rows: np.ndarray | None = None,
     ) -> "TableSchema":
@@ -46,8 +47,9 @@ class TableSchema:
 
         Args:
           frame: the user's table; missing cells are None, NaN, NaT or NA.
-          overrides: by column name: 'numeric', 'integer', 'boolean', 'categorical' or
-            'datetime', or a finished column object.
+          overrides: by column name: 'numeric', 'integer', 'positive', 'count', 'boolean',
+            'categorical', 'ordinal' or 'datetime'; the levels of an ordinal column, lowest
+            first; or a finished column object.
           max_levels: a categorical column with more distinct values is an error.
           rows: bool [N]: which rows give means and scales (the training rows); kinds, dtypes
             and levels come from all rows. Default: all.
@@ -69,12 +71,12 @@ class TableSchema:
                     f"Column {name!r}: the override {override!r} is no kind of column; use "
                     f"one of {list(KINDS)}, or drop the column from the table."
                 )
-            if not isinstance(override, str | Column):
+            if not isinstance(override, str | list | tuple | Column):
                 raise ValueError(
-                    f"Column {name!r}: an override is a kind ({', '.join(KINDS)}) or a column "
-                    f"object, got {override!r}."
+                    f"Column {name!r}: an override is a kind ({', '.join(KINDS)}), the list "
+                    f"of an ordinal column's levels or a column object, got {override!r}."
                 )
-            if not isinstance(override, str) and override.name != name:
+            if isinstance(override, Column) and override.name != name:
                 raise ValueError(
                     f"Column {name!r}: its override is a column named {override.name!r}; use "
                     f"the same name."
@@ -88,7 +90,7 @@ class TableSchema:
         columns = []
         for name in frame.columns:
             kind = overrides.get(name)
-            if kind is None or isinstance(kind, str):
+            if not isinstance(kind, Column):
                 kind = infer_column(frame[name], name, kind, rows, max_levels)
             columns.append(kind)
         return cls(tuple(columns))
@@ -104,8 +106,28 @@ class TableSchema:
         return tuple(column.num_levels for column in self.columns)
 
     @property
+    def ordered(self) -> tuple[bool, ...] | None:
+        """Which columns have levels with an order; None when none has."""
+        ordered = tuple(isinstance(column, Ordinal) for column in self.columns)
+        return ordered if any(ordered) else None
+
+    @property
+    def counts(self) -> tuple[float, ...] | None:
+        """A typical value, above 0, of each column that is a count; 0 for any other.
+
+        None when there is no count.
+        """
+        counts = tuple(max(c.mean, 0.1) if isinstance(c, Count) else 0.0 for c in self.columns)
+        return counts if any(counts) else None
+
+    @property
     def num_features(self) -> int:
         return len(self.columns)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row of x."""
+        return (len(self.columns),)
 
     @property
     def tensor_names(self) -> dict[str, str]:
@@ -218,13 +240,14 @@ class TableSchema:
         frame.columns = raw.columns
         return frame
 
-    def log_jacobian(self, features: np.ndarray) -> np.ndarray:
+    def log_jacobian(self, x: np.ndarray, features: np.ndarray) -> np.ndarray:
         """log |dx / d(user's unit)| over a set of features, in nats.
 
-        log p in the user's units = log p in the model's + this. Numeric and integer columns
-        count in their own unit, dates in seconds; levels have no unit and add 0.
+        log p in the user's units = log p in the model's + this. Numbers count in their own
+        unit, dates in seconds; levels and counts have probabilities, no unit, and add 0.
 
         Args:
+          x: [..., D]; a positive column's depends on it. Anything outside `features`.
           features: bool [..., D]; True = the feature is in the set.
 
         Returns:
@@ -236,11 +259,30 @@ class TableSchema:
                 f"features must be bool [..., {self.num_features}] (True = in the set), got "
                 f"{features.dtype} {list(features.shape)}."
             )
-        each = [
-            -np.log(c.scale) if isinstance(c, Numeric | Integer | Datetime) else 0.0
-            for c in self.columns
-        ]
+        x = np.asarray(x)
+        if x.shape[-1:] != (self.num_features,):
+            raise ValueError(f"x must be [..., {self.num_features}], got {list(x.shape)}.")
+        each = np.stack(
+            [column.log_jacobian(x[..., i]) for i, column in enumerate(self.columns)], -1
+        )
         return np.where(features, each, 0.0).sum(-1)
+
+    def linear(self, x: np.ndarray) -> np.ndarray:
+        """x with every number on a scale that is linear in the user's unit.
+
+        Only positive columns change: from standardised logarithms to values.
+
+        Args:
+          x: [..., D].
+
+        Returns:
+          [..., D]: float64; x itself where nothing changes.
+        """
+        if not any(isinstance(column, Positive) for column in self.columns):
+            return x
+        return np.stack(
+            [column.linear(x[..., i]) for i, column in enumerate(self.columns)], -1
+        )
 
     def to_json(self) -> str:
         """Versioned JSON text; `from_json` gives an equal schema."""

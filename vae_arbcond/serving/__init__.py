@@ -5,6 +5,7 @@ units, the other signatures answer in the model's. The export loads where only T
 installed.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ from vae_arbcond.runs import LoadedRun
 from vae_arbcond.schema import ImageSchema, TableSchema
 from vae_arbcond.serving.module import build, encode, in_user_units
 from vae_arbcond.serving.recording import questions, record
+from vae_arbcond.shapes import DataSpec
 
 __all__ = ["encode", "export"]
 
@@ -131,14 +133,14 @@ def _check_fit(conditioner, schema):
             f"This {type(conditioner).__name__} has no variables yet; train it, or call "
             f"create_variables first."
         )
-    shape = (schema.num_features,) if isinstance(schema, TableSchema) else schema.shape
-    if spec.x_shape != shape or _levels(spec) != _levels(schema):
+    wanted = DataSpec.of(schema)
+    if _comparable(spec) != _comparable(wanted):
         raise ValueError(
-            f"The method was built for rows of shape {spec.x_shape} with levels "
-            f"{spec.levels}, but the schema has {shape} and {schema.levels}; pass the schema "
-            f"of the data it was trained on."
+            f"The method was built for {spec}, but the schema describes {wanted}; pass the "
+            f"schema of the data it was trained on."
         )
 
 
-def _levels(described):
-    return tuple(described.levels) if any(described.levels or ()) else None
+def _comparable(spec):
+    levels = tuple(spec.levels) if any(spec.levels or ()) else None
+    return dataclasses.replace(spec, levels=levels)

@@ -3,9 +3,12 @@
 | column      | tensor  | missing             | filled cells                                |
 |-------------|---------|---------------------|---------------------------------------------|
 | Numeric     | float64 | NaN                 | float64                                     |
+| Positive    | float64 | NaN                 | float64 above 0                             |
 | Integer     | float64 | NaN                 | float64, whole (exact below 2**53)          |
+| Count       | float64 | NaN                 | float64, whole, from 0                      |
 | Boolean     | string  | ""                  | "true" or "false"                           |
 | Categorical | string  | "" (see `Levels`)   | the level as text                           |
+| Ordinal     | string  | "" (see `Levels`)   | the level as text                           |
 | Datetime    | string  | ""                  | ISO 8601; where the schema has a time zone, |
 |             |         |                     | in UTC and with a Z                         |
 
@@ -19,12 +22,15 @@ from vae_arbcond.schema import (
     Boolean,
     Categorical,
     Column,
+    Count,
     Datetime,
     Integer,
+    Positive,
     TableSchema,
     cells,
 )
 from vae_arbcond.schema.levels import show_levels
+from vae_arbcond.schema.real import LARGEST_COUNT, LOG_LIMITS
 from vae_arbcond.serving import dates
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -51,7 +57,7 @@ def require(good: tf.Tensor, given: tf.Tensor, before: str, after: str) -> None:
 
 
 class Real:
-    """A Numeric or Integer column in a graph."""
+    """A Numeric, Integer, Positive or Count column in a graph."""
 
     dtype = tf.float64
     missing = np.nan
@@ -60,7 +66,7 @@ class Real:
     def __init__(self, column):
         self.column = column
         dtype = cells.parse_dtype(column.dtype)
-        self.whole = isinstance(column, Integer) or dtype.kind in "iu"
+        self.whole = isinstance(column, Integer | Count) or dtype.kind in "iu"
         self.limits, self.rounded_to = (-np.inf, np.inf), tf.float64
         if dtype.kind in "iuf":
             self.limits = tuple(float(end) for end in _ends(column))
@@ -79,8 +85,7 @@ class Real:
             ", which is not a finite number; correct that cell, or give NaN for a missing "
             "one.",
         )
-        x = tf.cast((given - self.column.mean) / self.column.scale, tf.float32)
-        x = tf.where(present, x, 0.0)
+        x = tf.where(present, tf.cast(self._standardised(given), tf.float32), 0.0)
         require(
             ~tf.math.is_inf(x) | tf.math.is_inf(given),
             given,
@@ -90,12 +95,18 @@ class Real:
         )
         return x, present
 
+    def _standardised(self, given):
+        return (given - self.column.mean) / self.column.scale
+
+    def _values(self, x):
+        return tf.cast(x, tf.float64) * self.column.scale + self.column.mean
+
     def to_user(self, x):
         """x [...] as cells [...]."""
         column = self.column
         if column.constant is not None:
             return tf.fill(tf.shape(x), tf.constant(float(column.constant), tf.float64))
-        values = tf.cast(x, tf.float64) * column.scale + column.mean
+        values = self._values(x)
         values = tf.clip_by_value(tf.round(values) if self.whole else values, *self.limits)
         return tf.cast(tf.cast(values, self.rounded_to), tf.float64)
 
@@ -103,6 +114,45 @@ class Real:
         """Standard deviation, float64 [B], of x's draws [B, S]; of dates in seconds."""
         scale = self.column.scale if self.column.constant is None else 0.0
         return tf.math.reduce_std(tf.cast(draws, tf.float64), axis=1) * scale
+
+
+class Logarithms(Real):
+    """A Positive column in a graph."""
+
+    def _standardised(self, given):
+        require(
+            (given > 0) | tf.math.is_nan(given),
+            given,
+            f"Column `{self.column.name}` holds ",
+            ", but it is positive; give a number above 0, or NaN for a missing one.",
+        )
+        return super()._standardised(tf.math.log(given))
+
+    def _values(self, x):
+        return tf.exp(tf.clip_by_value(super()._values(x), *LOG_LIMITS))
+
+    def summarise(self, draws):
+        if self.column.constant is not None:
+            return tf.zeros(tf.shape(draws)[:1], tf.float64)
+        return tf.math.reduce_std(self._values(draws), axis=1)
+
+
+class Counts(Real):
+    """A Count column in a graph."""
+
+    def _standardised(self, given):
+        whole = (given == tf.round(given)) & (given >= 0) & (given <= LARGEST_COUNT)
+        require(
+            whole | tf.math.is_nan(given),
+            given,
+            f"Column `{self.column.name}` holds ",
+            f", but it is a count; give a whole number from 0 to {LARGEST_COUNT}, or NaN for "
+            f"a missing one.",
+        )
+        return given
+
+    def _values(self, x):
+        return tf.maximum(tf.cast(x, tf.float64), 0.0)
 
 
 class Dates(Real):
@@ -213,7 +263,8 @@ def in_graph(column: Column) -> Real | Dates | Levels:
     """The column's twin that works on tensors."""
     if isinstance(column, Boolean | Categorical):
         return Levels(column)
-    return Dates(column) if isinstance(column, Datetime) else Real(column)
+    twins = {Datetime: Dates, Positive: Logarithms, Count: Counts}
+    return twins.get(type(column), Real)(column)
 
 
 class Table:

@@ -33,6 +33,7 @@ INSTALL_REQUIRES = [
     "numpy>=2",
     "pandas>=3.1",
     "pyarrow>=26",
+    "h5py>=3.14",  # BSDS300; keras brings it anyway.
     "scikit-learn>=1.9",
     "matplotlib>=3.11",
     "setuptools>=77",  # tensorflow-probability imports distutils, which setuptools provides.

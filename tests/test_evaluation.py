@@ -74,6 +74,29 @@ def test_likelihoods_in_the_users_units_differ_by_the_jacobian():
     scales = [column.scale for column in splits.train.schema.columns]
     assert gap == pytest.approx(-np.mean(np.log(scales)), abs=0.02)
     assert gap != 0.0
+    # Half of the columns of a row are hidden.
+    x = splits.test.x
+    hidden = [
+        (~BernoulliMask(0.5)(x, splits.test.present, tf.constant([seed, 0])).numpy()).sum()
+        for seed in (0, 1, 2)
+    ]
+    rounds = [
+        evaluation.evaluate(exact_method(splits), splits, BernoulliMask(0.5), seeds=(seed,))
+        for seed in (0, 1, 2)
+    ]
+    want = [
+        r.scores["log_likelihood_user_units"] * n / len(x)
+        for r, n in zip(rounds, hidden, strict=True)
+    ]
+    assert report.scores["log_likelihood_per_row"] == pytest.approx(np.mean(want), rel=1e-5)
+
+
+def test_a_column_that_is_constant_in_the_test_rows_alone_is_not_scored():
+    # As the corner pixels of digits: in float32 the deviation of equal numbers is not 0.
+    values = np.full(333, 0.123, np.float32)
+    assert values.std() > 0.0
+    assert evaluation._std(values) == evaluation._std(values[:0]) == 0.0
+    assert evaluation._std(np.array([1.0, 3.0])) == 1.0
 
 
 def test_a_useless_model_is_called_useless():

@@ -98,6 +98,9 @@ class FactoriesTest(tf.test.TestCase):
         self.check(networks.residual_mlp(6, 2), inputs(3, 4), (3, 6), 10)
         network = networks.residual_mlp(6, 2, "gelu", layer_norm=True, dropout=0.5)
         self.check(network, inputs(3, 4), (3, 6), 18)
+        # Normalisations without weights leave those of the linear maps.
+        network = networks.residual_mlp(6, 2, layer_norm=True, norm_weights=False)
+        self.check(network, inputs(3, 4), (3, 6), 10)
 
     def test_conv_encoder(self):
         network = networks.conv_encoder(((4, 3, 1), (6, 3, 2), (8, 5, 2)))

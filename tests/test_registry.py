@@ -31,6 +31,7 @@ ARGUMENTS = {
         "activation": "tanh",
         "layer_norm": True,
         "dropout": 0.2,
+        "norm_weights": False,
         "name": "block",
     },
     "ConstantBeta": {"value": 0.5},

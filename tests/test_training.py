@@ -160,6 +160,29 @@ def test_pretraining_leaves_the_base_as_the_first_stage_left_it(tmp_path):
         np.testing.assert_array_equal(got, want)
 
 
+def test_the_last_weights_are_kept_where_asked(tmp_path, capsys):
+    class Ruin(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:  # of 0, 1, 2
+                self.model.set_weights([3.0 * w for w in self.model.get_weights()])
+
+    options = {"callbacks": [Ruin()], "patience": 1}
+    result = train(tmp_path / "run", keep_best=False, verbose=2, **options)
+    stage = result.metrics["stages"]["training"]
+    assert stage["best_step"] == stage["steps"] == 60
+    lines = capsys.readouterr().out.splitlines()
+    scores = [
+        float(s.split("val_log_likelihood: ")[1].split()[0])
+        for s in lines
+        if "/3" not in s and "loss:" in s
+    ]
+    assert scores[-1] < max(scores) and scores[-1] == pytest.approx(_best(result), rel=1e-3)
+    assert any("last val_log_likelihood" in line for line in lines)
+    saved = runs.load(tmp_path / "run").conditioner.get_weights()
+    for got, want in zip(saved, result.conditioner.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_training_stops_early_and_keeps_the_best_weights(tmp_path):
     # A learning rate that ruins the model after a while.
     result = train(

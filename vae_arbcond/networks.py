@@ -74,7 +74,10 @@ class MaskedInput(keras.layers.Layer):
 
 @register
 class ResidualBlock(keras.layers.Layer):
-    """h + W2 dropout(act(norm(W1 act(norm(h))))): pre-activation, of constant width."""
+    """h + W2 dropout(act(norm(W1 act(norm(h))))): pre-activation, of constant width.
+
+    `norm_weights` False leaves the layer norms without scale and offset to learn.
+    """
 
     def __init__(
         self,
@@ -82,11 +85,15 @@ class ResidualBlock(keras.layers.Layer):
         activation: str = "relu",
         layer_norm: bool = False,
         dropout: float = 0.0,
+        norm_weights: bool = True,
         name: str | None = None,
     ):
         super().__init__(name=name)
         activate = keras.layers.Activation
-        norms = [keras.layers.LayerNormalization() for _ in range(2 * layer_norm)]
+        norms = [
+            keras.layers.LayerNormalization(center=norm_weights, scale=norm_weights)
+            for _ in range(2 * layer_norm)
+        ]
         first = [*norms[:1], activate(activation), keras.layers.Dense(hidden)]
         second = [*norms[1:], activate(activation)]
         if dropout:
@@ -238,6 +245,7 @@ def residual_mlp(
     layer_norm: bool = False,
     dropout: float = 0.0,
     final_activation: bool = False,
+    norm_weights: bool = True,
 ) -> keras.Sequential:
     """[N, H] -> [N, hidden]: a linear map, then residual blocks (Posterior Matching, D.1).
 
@@ -251,9 +259,11 @@ def residual_mlp(
       layer_norm: normalise before every activation.
       dropout: share dropped inside each block in training.
       final_activation: apply `activation` to the output, as the paper's published code does.
+      norm_weights: whether layer norms learn a scale and an offset; not in that code.
     """
     layers = [keras.layers.Flatten(), keras.layers.Dense(hidden)]
-    layers += [ResidualBlock(hidden, activation, layer_norm, dropout) for _ in range(blocks)]
+    options = (hidden, activation, layer_norm, dropout, norm_weights)
+    layers += [ResidualBlock(*options) for _ in range(blocks)]
     if final_activation:
         layers.append(keras.layers.Activation(activation))
     return keras.Sequential(layers)

@@ -57,6 +57,7 @@ def train(
     validation_mask: Callable | None = None,
     validation_samples: int = 100,
     patience: int | None = 10,
+    keep_best: bool = True,
     noise: float = 0.0,
     seed: int = 0,
     resume: bool = False,
@@ -67,7 +68,8 @@ def train(
     """Trains a conditioner (or a model alone) and leaves a run directory behind.
 
     Args:
-      run_dir: created; `runs.load` reads it. It always holds the best model so far.
+      run_dir: created; `runs.load` reads it. It always holds the best model so far (the last
+        one with `keep_best` False).
       conditioner: what to train; every one of its `stages()` is run in order.
       data: training, validation and test rows with their schema. Without validation rows
         nothing stops early and the last weights are kept.
@@ -79,6 +81,8 @@ def train(
       validation_mask: mask generator for validation, drawn once; None takes `mask`.
       validation_samples: samples of z for the validation log-likelihood.
       patience: validations without improvement after which a stage stops; None never stops.
+      keep_best: True keeps the weights of the best validation; False the last ones, and no
+        stage stops early (the way of papers that train for a number of steps).
       noise: standard deviation of Gaussian noise added to real features of each batch.
       seed: of weights, masks, order and noise.
       resume: continue an interrupted run from its last checkpoint.
@@ -120,6 +124,7 @@ def train(
         "noise": noise,
         "seed": seed,
         "patience": patience,
+        "keep_best": keep_best,
         "validate_every": validate_every,
     }
     try:
@@ -177,11 +182,13 @@ class _StageLoop:
         noise,
         seed,
         patience,
+        keep_best,
         validate_every,
     ):
         self.run, self.whole, self.stage, self.number = run, whole, stage, number
         self.data, self.mask, self.batch_size = data, mask, batch_size
         self.noise, self.seed, self.patience = noise, seed, patience
+        self.keep_best = keep_best
         self.validate_every = min(validate_every, stage.num_steps)
         self.trainable = stage.trainable
         self.trainable.train_seed = (seed, 1000 + number)
@@ -310,7 +317,8 @@ class _StageLoop:
     def _keep_best(self, logs, step):
         # Without validation rows the newest weights count as the best, and nothing stops.
         value = self._score(logs)
-        if value > float(self._read("best")) or not self.validation.has_rows:
+        newest = not (self.keep_best and self.validation.has_rows)
+        if value > float(self._read("best")) or newest:
             self.progress["best"].assign(value)
             self.progress["best_step"].assign(step)
             self.progress["wait"].assign(0)
@@ -332,7 +340,8 @@ class _StageLoop:
             return told
         if verbose:
             early = " Stopped early." if step < self.stage.num_steps else ""
-            print(f"{self.stage.name}: best {name} {best:.4f} at step {best_step}.{early}")
+            kept = "best" if self.keep_best else "last"
+            print(f"{self.stage.name}: {kept} {name} {best:.4f} at step {best_step}.{early}")
         return told | {name: best}
 
     def _check_finite(self, sums, step):

@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from vae_arbcond.data.pipeline import batch_indices, epoch_permutation, make_splits
+from vae_arbcond.data.pipeline import (
+    batch_indices,
+    epoch_permutation,
+    given_splits,
+    make_splits,
+)
 from vae_arbcond.data.sources import Source, bundled_table, digits_images
 from vae_arbcond.schema import Categorical, Integer, Numeric
 
@@ -40,6 +45,22 @@ def test_parts_are_disjoint_and_together_the_whole():
         assert part.x.dtype == np.float32 and part.present.all()
         assert part.schema is splits.train.schema
         np.testing.assert_array_equal(part.x, part.schema.to_model(part.raw)[0])
+
+
+def test_given_splits_are_left_as_they_are():
+    frame = mixed_source(60).raw
+    parts = frame[:40], frame[40:55], frame[55:]
+    splits = given_splits(*parts)
+    for got, want in zip(splits, parts, strict=True):
+        pd.testing.assert_frame_equal(got.raw, want)
+        assert got.schema == splits.train.schema
+    numeric = next(c for c in splits.train.schema.columns if isinstance(c, Numeric))
+    assert numeric.mean == pytest.approx(parts[0][numeric.name].mean())
+    assert len(given_splits(parts[0], parts[1], frame[:0]).test) == 0
+    with pytest.raises(ValueError, match="test rows have columns"):
+        given_splits(*parts[:2], parts[2].iloc[:, 1:])
+    with pytest.raises(ValueError, match="no training rows"):
+        given_splits(frame[:0], *parts[1:])
 
 
 def test_same_seed_same_splits_and_another_seed_others():

@@ -304,6 +304,39 @@ def test_table_file_names_drops_and_overrides_columns(tmp_path):
     assert "['kee']" in message and "'key'" in message
 
 
+def test_another_separator_and_no_header_are_said(tmp_path):
+    path = written(tmp_path, '"a b";c\n1;2.5\n3;\n', "wine.data")
+    assert "table_file.separator" in refused(read_table, path)
+    frame = table_file(str(path), separator=";").raw
+    want = pd.DataFrame({"a b": [1, 3], "c": [2.5, np.nan]})
+    pd.testing.assert_frame_equal(frame, want)
+    bare = written(tmp_path, "1;x\n2;y\n", "bare.txt")
+    frame = table_file(str(bare), separator=";", header=False, drop=["c1"]).raw
+    pd.testing.assert_frame_equal(frame, pd.DataFrame({"c0": [1, 2]}))
+    one = written(tmp_path, "1\n\n2\n", "one.csv")
+    assert read_table(one, header=False)["c0"].isna().tolist() == [False, True, False]
+    uneven = written(tmp_path, "1,2\n3\n", "uneven.csv")
+    assert "line 2: 1 cells, but the first line has 2" in refused(
+        read_table, uneven, header=False
+    )
+    assert "one character" in refused(read_table, path, separator="::")
+    semicolons = written(tmp_path, "a;b\n1;2\n")
+    assert "separator=';'" in refused(read_table, semicolons)
+
+
+def test_a_numpy_matrix_is_a_table_of_numbered_columns(tmp_path):
+    path = tmp_path / "t.npy"
+    rows = np.array([[1.5, 2.0], [3.0, np.nan]], np.float32)
+    np.save(path, rows)
+    pd.testing.assert_frame_equal(read_table(path), pd.DataFrame(rows, columns=["c0", "c1"]))
+    for wrong in (rows[0], np.array([["a", "b"]]), rows[:0]):
+        np.save(path, wrong)
+        assert "[rows, columns]" in refused(read_table, path)
+    np.save(path, np.array([{}]), allow_pickle=True)
+    assert "holds objects" in refused(read_table, path)
+    assert "'.npy'" in refused(write_table, pd.DataFrame({"a": [1]}), path)
+
+
 def test_cells_are_written_as_they_were(tmp_path):
     text = "a,b,c,d\n68.30,1e3,true,2024-01-01\n,5,,2024-01-02\n7,,false,\n"
     path = written(tmp_path, text)

@@ -118,6 +118,37 @@ def make_splits(
     return Splits(**parts)
 
 
+def given_splits(
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    test: pd.DataFrame,
+    schema: TableSchema | None = None,
+) -> Splits:
+    """Splits that the data came with, for tables that everybody splits alike.
+
+    Args:
+      train, valid, test: frames with the same columns; `valid` and `test` may have no rows.
+      schema: None infers it as `make_splits` does: statistics from the training rows, kinds
+        and levels from all.
+
+    Raises:
+      ValueError: no training rows, columns that differ, or what TableSchema.infer refuses.
+    """
+    parts = {"train": train, "valid": valid, "test": test}
+    if not len(train):
+        raise ValueError("There are no training rows; give a `train` of at least one.")
+    for name, part in parts.items():
+        if list(part.columns) != list(train.columns):
+            raise ValueError(
+                f"The {name} rows have columns {list(part.columns)}, but the training rows "
+                f"{list(train.columns)}; give all parts the same columns in one order."
+            )
+    if schema is None:
+        whole = pd.concat(list(parts.values()), ignore_index=True)
+        schema = TableSchema.infer(whole, rows=np.arange(len(whole)) < len(train))
+    return Splits(**{name: _dataset(part, schema) for name, part in parts.items()})
+
+
 def _visible_images(source, thinned, removed_fraction, rng):
     schema = ImageSchema.infer(source.raw, source.value_range)
     if removed_fraction == 0.0:

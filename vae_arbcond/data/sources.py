@@ -1,4 +1,4 @@
-"""Where data come from: tables and images bundled with scikit-learn, CSV and Parquet files.
+"""Where data come from: tables and images bundled with scikit-learn, users' files.
 
 How a CSV or TSV file is read (types are guessed from the cells, column by column):
 
@@ -120,22 +120,24 @@ def table_file(
     overrides: Mapping[str, str | Column] | None = None,
     max_levels: int = 100,
     missing: Sequence[str] = MISSING_CELLS,
+    separator: str | None = None,
+    header: bool = True,
 ) -> Source:
-    """A user's .csv, .tsv or .parquet file.
+    """A user's .csv, .tsv, .parquet or .npy file, or text with a separator of its own.
 
     Args:
       path: the file.
       drop: columns to leave out (keys, free text).
       overrides: kinds of columns by name, as for TableSchema.infer.
       max_levels: as for TableSchema.infer.
-      missing: as for read_table.
+      missing, separator, header: as for read_table.
 
     Raises:
       FileNotFoundError, ValueError: as read_table; or `drop` names no column.
     """
     if isinstance(drop, str):
         raise ValueError(f"drop is a list of columns: write [{drop!r}], not {drop!r}.")
-    frame = read_table(path, missing=missing)
+    frame = read_table(path, missing=missing, separator=separator, header=header)
     unknown = [name for name in drop if name not in frame.columns]
     if unknown:
         raise ValueError(
@@ -149,21 +151,32 @@ def read_table(
     path: str | os.PathLike,
     schema: TableSchema | None = None,
     missing: Sequence[str] = MISSING_CELLS,
+    separator: str | None = None,
+    header: bool = True,
 ) -> pd.DataFrame:
-    """Reads a .csv, .tsv or .parquet file by the rules in the module's docstring.
+    """Reads a .csv, .tsv, .parquet or .npy file by the rules in the module's docstring.
 
     Args:
       path: the file; UTF-8 where it is text.
       schema: columns whose levels are text are then kept as text ("1", "007", "True").
       missing: what a missing cell of a text file looks like.
+      separator: one character between the cells of a text file, which may then have any
+        ending; None takes the comma of .csv and the tab of .tsv.
+      header: whether the first line of a text file names the columns; otherwise they are
+        called c0, c1, ..., as those of a .npy file are.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: wrong ending, empty or damaged file, a column name twice or empty, or a row
-        whose number of cells differs from the header's.
+      ValueError: wrong ending or separator, empty or damaged file, a column name twice or
+        empty, or a row whose number of cells differs from the header's.
     """
     path = pathlib.Path(path)
-    ending = _ending(path)
+    if separator is None:
+        ending = _ending(path, (*_ENDINGS, ".npy"))
+    elif len(separator) == 1 and separator not in '"\r\n':
+        ending = ".csv"  # Text, whatever it is called.
+    else:
+        raise ValueError(f"A separator is one character such as ';', got {separator!r}.")
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         where = "" if path.is_absolute() else f" (looked in {pathlib.Path.cwd()})"
@@ -175,12 +188,14 @@ def read_table(
         raise ValueError(f"{path} is empty (0 bytes); a table needs a header and a row.")
     if ending == ".parquet":
         return _read_parquet(path)
+    if ending == ".npy":
+        return _read_matrix(path)
     text_columns = {
         c.name
         for c in (schema.columns if schema else ())
         if isinstance(c, Categorical) and all(isinstance(v, str) for v in c.levels)
     }
-    names, rows = _read_cells(path, _SEPARATORS[ending])
+    names, rows = _read_cells(path, separator or _SEPARATORS[ending], header)
     columns = zip(*rows, strict=True)
     return pd.DataFrame(
         {
@@ -288,12 +303,15 @@ def check_output(path: str | os.PathLike) -> None:
     check_folder(path)
 
 
-def _ending(path: pathlib.Path) -> str:
+def _ending(path: pathlib.Path, endings: Sequence[str] = _ENDINGS) -> str:
     ending = path.suffix.lower()
-    if ending not in _ENDINGS:
+    if ending not in endings:
+        hint = ""
+        if endings is not _ENDINGS:
+            hint = " If it is text, say what separates its cells: table_file.separator = ';'."
         raise ValueError(
             f"{path} ends in {path.suffix!r}, but a table is a file ending in "
-            f"{', '.join(_ENDINGS)}; convert or rename it."
+            f"{', '.join(endings)}; convert or rename it.{hint}"
         )
     return ending
 
@@ -325,6 +343,27 @@ def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
     return frame
 
 
+def _read_matrix(path: pathlib.Path) -> pd.DataFrame:
+    """A NumPy file [N, D] of plain numbers, with columns c0, c1, ..."""
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a NumPy array of plain numbers ({error}); it is "
+            f"damaged, or holds objects: save a float array with numpy.save."
+        ) from error
+    if rows.ndim != 2 or 0 in rows.shape or rows.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{path} holds {rows.dtype} of shape {list(rows.shape)}, but a table is numbers "
+            f"[rows, columns], at least one of each."
+        )
+    return pd.DataFrame(rows, columns=_numbered(rows.shape[1]))
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"c{i}" for i in range(count)]
+
+
 def _write_parquet(frame: pd.DataFrame, temporary: pathlib.Path, path: pathlib.Path) -> None:
     try:
         frame.to_parquet(temporary, engine="pyarrow")
@@ -335,7 +374,9 @@ def _write_parquet(frame: pd.DataFrame, temporary: pathlib.Path, path: pathlib.P
         ) from error
 
 
-def _read_cells(path: pathlib.Path, separator: str) -> tuple[list[str], list[list[str]]]:
+def _read_cells(
+    path: pathlib.Path, separator: str, has_header: bool = True
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a text file; one cell a column. See the module for blank lines."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -343,8 +384,10 @@ def _read_cells(path: pathlib.Path, separator: str) -> tuple[list[str], list[lis
             header = next((row for _, row in lines if row), None)
             if header is None:
                 raise ValueError(f"{path} has only blank lines; it needs a header and a row.")
+            rows, blank, first = [], 0, "header" if has_header else "first line"
+            if not has_header:
+                rows, header = [header], _numbered(len(header))
             _check_header(header, separator, path)
-            rows, blank = [], 0
             for number, row in lines:
                 if not row:
                     blank += 1
@@ -354,7 +397,7 @@ def _read_cells(path: pathlib.Path, separator: str) -> tuple[list[str], list[lis
                 blank = 0
                 if len(row) != len(header):
                     raise ValueError(
-                        f"{path}, line {number}: {len(row)} cells, but the header has "
+                        f"{path}, line {number}: {len(row)} cells, but the {first} has "
                         f"{len(header)} columns; correct the line (a cell that contains "
                         f"{separator!r} needs double quotes)."
                     )
@@ -393,7 +436,8 @@ def _check_header(header: list[str], separator: str, path: pathlib.Path) -> None
     if len(header) == 1 and other:
         raise ValueError(
             f"{path}: the header is one name containing {other[0]!r}, so it seems to use "
-            f"that as its separator; .csv files use ',' and .tsv files tabs."
+            f"that as its separator; .csv files use ',' and .tsv files tabs, unless you say "
+            f"separator={other[0]!r} (of a run: table_file.separator)."
         )
     _refuse_duplicates(header, path)
 

@@ -17,6 +17,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -58,7 +59,7 @@ def splits(name, seed):
     x = x[np.random.default_rng(seed).permutation(len(x))]
     test, valid, train = np.split(x, [len(x) // 5, 3 * len(x) // 10])
     mean, scale = train.mean(0), train.std(0)
-    if name == "digits":  # Some pixels are nearly always blank: one scale for all of them.
+    if name == "digits":  # Some pixels are always blank: one scale for all of them.
         scale = train.std()
     return [tf.constant((part - mean) / scale, tf.float32) for part in (train, valid, test)]
 
@@ -127,9 +128,12 @@ def one(name, seed, heads):
     fit(model, train, elbo, MODEL_STEPS, 1e-3, seed)
     scores = {}
     for head in heads:
+        family, _, precision = head.partition(", ")
+        keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
         method = PosteriorMatching(
-            model, networks.residual_mlp(HIDDEN, 2), HEADS[head](latent), train_model=False
+            model, networks.residual_mlp(HIDDEN, 2), HEADS[family](latent), train_model=False
         ).create_variables(DataSpec((train.shape[1],)), seed)
+        keras.config.set_dtype_policy("float32")
 
         def loss(method=method):
             return tf.reduce_mean(matching_loss(method, valid[:400], seed + 50))
@@ -144,7 +148,10 @@ def main():
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="*", default=list(LATENT))
-    parser.add_argument("--heads", nargs="*", default=list(HEADS))
+    parser.add_argument(
+        "--heads", nargs="*", default=list(HEADS), help="'NAME, bfloat16' for half precision"
+    )
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--json", help="file to write the numbers to")
     arguments = parser.parse_args()
     if not SHARED.is_dir():
@@ -154,7 +161,7 @@ def main():
         rows = json.loads(pathlib.Path(arguments.json).read_text())
         rows = [row for row in rows if row["table"] not in arguments.data]
     for name in arguments.data:
-        rounds = [one(name, seed, arguments.heads) for seed in SEEDS]
+        rounds = [one(name, seed, arguments.heads) for seed in arguments.seeds]
         rows += [row(name, head, [scores[head] for scores in rounds]) for head in rounds[0]]
         if arguments.json:
             pathlib.Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
@@ -169,7 +176,7 @@ def row(name, head, scores):
         "table": name,
         "head": head,
         "log q(z | x_o), nats": float(nats.mean()),
-        "std over seeds": float(nats.std(ddof=1)),
+        "std over seeds": float(nats.std(ddof=1)) if len(nats) > 1 else float("nan"),
         "each seed": [round(float(v), 3) for v in nats],
         "seconds": float(taken.mean()),
     }

@@ -88,6 +88,7 @@ def ways(method):
         return loss
 
     return {
+        "eager": (step, 1),
         "tf.function": (tf.function(step), 1),
         f"{LOOP} steps in one graph": (loop, LOOP),
         "XLA": (tf.function(step, jit_compile=True), 1),

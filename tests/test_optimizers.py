@@ -1,7 +1,9 @@
 """Optimiser factories: what they decay, and when."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from vae_arbcond import networks, optimizers
 from vae_arbcond.conditioners import PosteriorMatching
@@ -46,3 +48,28 @@ def test_weight_decay_is_decoupled_and_spares_biases_norms_and_scales():
     assert all(v.ndim > 1 for v in variables if v.name == "kernel")
     spared = {v.name for v in variables if v.name != "kernel"}
     assert spared == {"bias", "gamma", "beta", "raw_scale"}
+
+
+def stepped(cls, start, compiled):
+    """A variable after six steps of an optimiser with everything that `adam` may set."""
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)
+    variable = keras.Variable(start)
+    optimizer = cls(rate, weight_decay=0.01, global_clipnorm=1.5)
+    optimizer.build([variable])
+
+    def step(gradient):
+        optimizer.apply([gradient], [variable])
+
+    run = tf.function(step) if compiled else step
+    for gradient in np.random.default_rng(1).normal(size=(6, *start.shape)):
+        run(tf.constant(gradient, tf.float32))
+    return variable.numpy()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_fused_adam_takes_keras_adams_steps(compiled):
+    start = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    want = stepped(keras.optimizers.Adam, start, compiled)
+    got = stepped(optimizers.FusedAdam, start, compiled)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=5e-6)
+    assert np.abs(want - start).max() > 0.1

@@ -6,6 +6,7 @@ schedule ends where its stage ends.
 
 import gin
 import keras
+import tensorflow as tf
 
 from vae_arbcond.registry import PACKAGE
 
@@ -62,11 +63,39 @@ def adam_cosine(
     return _adam(schedule, weight_decay, clip_norm)
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class FusedAdam(keras.optimizers.Adam):
+    """Keras' Adam, every weight's update one TensorFlow operation.
+
+    Keras writes it as a dozen operations, each a pass over the weights and their moments: on a
+    CPU that is as long as the whole forward pass of a small model.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        slots = [slot[index].value for slot in (self._momentums, self._velocities)]
+        if isinstance(variable, keras.Variable):
+            variable = variable.value
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=slots[0].handle,
+            v=slots[1].handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.convert_to_tensor(gradient),
+        )
+
+
 def _adam(learning_rate, weight_decay, clip_norm):
-    if not weight_decay:
-        return keras.optimizers.Adam(learning_rate, global_clipnorm=clip_norm)
-    optimizer = keras.optimizers.AdamW(
-        learning_rate, weight_decay=weight_decay, global_clipnorm=clip_norm
+    optimizer = FusedAdam(
+        learning_rate, weight_decay=weight_decay or None, global_clipnorm=clip_norm
     )
+    if not weight_decay:
+        return optimizer
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "raw_scale"])
     return optimizer

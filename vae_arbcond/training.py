@@ -368,8 +368,7 @@ class _StageLoop:
         order_seed = tf.constant([self.seed, 1 + 2 * self.number], tf.int32)
         mask_seed = tf.constant([self.seed, 2 + 2 * self.number], tf.int32)
 
-        def one_step(step):
-            index = batch_indices(step, x_all.shape[0], self.batch_size, order_seed)
+        def one_step(step, index):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             index = tf.slice(index, [replica * share], [share])
             x, present = tf.gather(x_all, index), tf.gather(present_all, index)
@@ -384,8 +383,13 @@ class _StageLoop:
 
         @tf.function(reduce_retracing=True)
         def compiled(first, count):
+            rows = batch_indices(
+                first, x_all.shape[0], self.batch_size, order_seed, STEPS_PER_CALL
+            )
+            rows = tf.reshape(rows, [STEPS_PER_CALL, self.batch_size])
+
             def run(step):
-                terms = strategy.run(one_step, args=(step,))
+                terms = strategy.run(one_step, args=(step, rows[step - first]))
                 return {
                     name: strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
                     for name, value in terms.items()

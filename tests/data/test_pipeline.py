@@ -234,6 +234,14 @@ def test_batches_are_a_pure_function_of_step_and_seed():
     assert not np.array_equal(drawn(50, 8, steps=20, seed=(0, 2)), straight)
 
 
+@pytest.mark.parametrize(("num_rows", "batch_size"), [(12, 4), (50, 8), (3, 8), (1, 2)])
+def test_many_batches_at_once_are_the_batches_one_by_one(num_rows, batch_size):
+    straight = drawn(num_rows, batch_size, steps=15)
+    for first in (0, 4):
+        many = batch_indices(first, num_rows, batch_size, [0, 1], num_batches=11)
+        np.testing.assert_array_equal(many, straight[first : first + 11].reshape(-1))
+
+
 def test_epochs_have_different_orders():
     orders = {tuple(epoch_permutation(20, e, [5, 6]).numpy()) for e in range(50)}
     assert len(orders) == 50

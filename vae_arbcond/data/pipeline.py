@@ -218,8 +218,10 @@ def epoch_permutation(num_rows: int, epoch, seed) -> tf.Tensor:
     return tf.random.experimental.stateless_shuffle(tf.range(num_rows), epoch_seed)
 
 
-def batch_indices(step, num_rows: int, batch_size: int, seed) -> tf.Tensor:
-    """Row numbers of the batch at a global step: int32 [batch_size].
+def batch_indices(
+    step, num_rows: int, batch_size: int, seed, num_batches: int = 1
+) -> tf.Tensor:
+    """Row numbers of the batches from a global step on: int32 [num_batches * batch_size].
 
     The epochs' permutations are laid end to end and cut into batches, so each epoch visits
     every row once and a batch at the seam takes its rest from the next epoch. A pure function
@@ -232,6 +234,8 @@ def batch_indices(step, num_rows: int, batch_size: int, seed) -> tf.Tensor:
       num_rows: N, a Python integer; may be smaller than the batch.
       batch_size: a Python integer.
       seed: int32 [2].
+      num_batches: how many batches, one after the other. A whole epoch is put in order for
+        the first of its rows, so with many rows ask for many batches at once.
 
     Raises:
       ValueError: `num_rows` or `batch_size` is below 1.
@@ -243,11 +247,20 @@ def batch_indices(step, num_rows: int, batch_size: int, seed) -> tf.Tensor:
         )
     # int64: a long run of large batches passes 2**31 rows.
     start = tf.cast(step, tf.int64) * batch_size
-    positions = start + tf.range(batch_size, dtype=tf.int64)
+    wanted = num_batches * batch_size
+    positions = start + tf.range(wanted, dtype=tf.int64)
     first = start // num_rows
-    # How many epochs a batch can touch: one where no batch crosses a seam.
-    touched = 1 if num_rows % batch_size == 0 else (batch_size + num_rows - 2) // num_rows + 1
-    orders = tf.concat(
-        [epoch_permutation(num_rows, first + i, seed) for i in range(touched)], axis=0
-    )
+    # How many epochs these can touch: one where no batch crosses a seam.
+    alone = num_batches == 1 and num_rows % batch_size == 0
+    touched = 1 if alone else (wanted + num_rows - 2) // num_rows + 1
+    if touched <= 3:
+        orders = [epoch_permutation(num_rows, first + i, seed) for i in range(touched)]
+        orders = tf.concat(orders, axis=0)
+    else:  # In a loop: a graph of hundreds of shuffles is slow to build.
+        orders = tf.map_fn(
+            lambda epoch: epoch_permutation(num_rows, epoch, seed),
+            first + tf.range(touched, dtype=tf.int64),
+            fn_output_signature=tf.TensorSpec([num_rows], tf.int32),
+        )
+        orders = tf.reshape(orders, [-1])
     return tf.gather(orders, positions - first * num_rows)

@@ -5,6 +5,8 @@ Posterior Matching, appendix D.5: q(z | x_o) = prod_i q(z_i | x_o, z_<i), which 
 `MadeMixture` asks one masked network once.
 """
 
+import math
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -38,24 +40,32 @@ class _AutoregressiveHead(keras.layers.Layer):
     def call(self, h):
         return Conditional(self, tf.cast(h, tf.float32), self.event_size)
 
-    def mixture(self, params):
-        """Parameters [..., 3 components] -> mixture with batch_shape [...], float32."""
+    def components_of(self, params):
+        """Network output [..., 3 K] -> logits, means and scales [..., K] of K Gaussians."""
         logits, loc, raw_scale = tf.split(tf.cast(params, tf.float32), 3, axis=-1)
-        return tfd.MixtureSameFamily(
-            tfd.Categorical(logits),
-            tfd.Normal(loc, self.min_scale + tf.nn.softplus(raw_scale)),
-        )
+        return logits, loc, self.min_scale + tf.nn.softplus(raw_scale)
+
+    def log_mixture(self, params, z):
+        """Log-density of each coordinate z [...] under its mixture, params [..., 3 K]: [...].
+
+        tfd.MixtureSameFamily's formula in half its operations: in a step of `MadeMixture`
+        they are a tenth of the time.
+        """
+        logits, loc, scale = self.components_of(params)
+        distance = (z[..., tf.newaxis] - loc) / scale
+        each = logits - 0.5 * tf.square(distance) - tf.math.log(scale)
+        total = tf.reduce_logsumexp(each, -1) - tf.reduce_logsumexp(logits, -1)
+        return total - 0.5 * math.log(2.0 * math.pi)
 
     def one_from_noise(self, params, choice, place):
         """A draw of one coordinate: params [N, 3 components], noise [N] and [N] -> [N]."""
-        mixture = self.mixture(params)
-        edges = tf.cumsum(mixture.mixture_distribution.probs_parameter(), axis=-1)
+        logits, loc, scale = self.components_of(params)
+        edges = tf.cumsum(tf.nn.softmax(logits), axis=-1)
         uniform = tfd.Normal(0.0, 1.0).cdf(choice)[:, tf.newaxis]
         # Without the last edge, which is 1 up to rounding: a uniform of 1 would pass it.
         component = tf.reduce_sum(tf.cast(uniform > edges[:, :-1], tf.int32), -1)
-        parts = mixture.components_distribution
-        loc = tf.gather(parts.loc, component, batch_dims=1)
-        return loc + tf.gather(parts.scale, component, batch_dims=1) * place
+        loc, scale = (tf.gather(v, component, batch_dims=1) for v in (loc, scale))
+        return loc + scale * place
 
     def from_noise(self, noise, context):
         """Noise [N, 2 D], context [N, H] -> draws [N, D], one coordinate after the other."""
@@ -156,7 +166,7 @@ class AutoregressiveMixture(_AutoregressiveHead):
         h = tf.reshape(h, [size, -1, self.hidden]) + self.of_context(context)
         h = tf.reshape(self._through_blocks(tf.reshape(h, [-1, self.hidden])), tf.shape(h))
         params = tf.matmul(h, tf.cast(self.kernel, h.dtype)) + tf.cast(self.bias, h.dtype)
-        return tf.reduce_sum(self.mixture(params).log_prob(tf.transpose(z)), 0)
+        return tf.reduce_sum(self.log_mixture(params, tf.transpose(z)), 0)
 
     def prepare(self, context):
         return self.of_context(context)
@@ -208,7 +218,7 @@ class MadeMixture(_AutoregressiveHead):
 
     def log_density(self, z, context):
         """log q(z | context): [N, D], [N, H] -> [N]."""
-        return tf.reduce_sum(self.mixture(self.made(z, context)).log_prob(z), -1)
+        return tf.reduce_sum(self.log_mixture(self.made(z, context), z), -1)
 
     def params_of(self, i, z, prepared):
         return tf.gather(self.made(z, prepared), i, axis=1)

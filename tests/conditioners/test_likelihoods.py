@@ -54,6 +54,13 @@ def test_wrong_questions_are_refused(likelihood, question):
         likelihood(method, x, observed, ~observed, 0, [0, 1])
 
 
+@pytest.mark.parametrize("likelihood", NAMED, ids=str)
+def test_no_rows_have_no_estimates(likelihood, question):
+    _, method, x, observed = question
+    estimate = likelihood(method, x[:0], observed[:0], ~observed[:0], 10, [0, 1])
+    assert all(field.shape == (0,) for field in estimate)
+
+
 @pytest.mark.parametrize("likelihood", NAMED[1:], ids=str)
 def test_a_method_without_a_latent_is_refused(likelihood, question):
     _, _, x, observed = question

@@ -199,6 +199,10 @@ def _no_draws(num_samples, x):
     return tf.zeros(tf.concat([[num_samples], tf.shape(x)], 0))
 
 
+def _no_estimate():
+    return Estimate(*[tf.zeros([0])] * len(Estimate._fields))
+
+
 class DensityConditioner(ArbitraryConditioner):
     """A method with a likelihood. Implement `_log_likelihood` besides."""
 
@@ -220,7 +224,7 @@ class DensityConditioner(ArbitraryConditioner):
             x, observed, target, num_samples, seed
         )
         if x.shape[0] == 0:
-            return Estimate(*[tf.zeros([0])] * len(Estimate._fields))
+            return _no_estimate()
         by_row = seed.shape.rank == 2
         return self._log_likelihood_call(x, observed, target, num_samples, seed, by_row)
 
@@ -364,6 +368,21 @@ class LatentConditioner(DensityConditioner):
             return self._log_weights(x, features, z, self.model.likelihood(z), posterior)
 
         return sampling.in_chunks(chunk, num_samples, tf.float32)[:num_samples]
+
+    def estimate_by(self, function, x, observed, target, num_samples, seed) -> Estimate:
+        """function(self, x, observed, target, num_samples, seed), compiled.
+
+        Args:
+          function: returns an Estimate; defined once, since every new one is traced anew.
+          x, observed, target, num_samples, seed: what `check_question` returned.
+        """
+        if x.shape[0] == 0:
+            return _no_estimate()
+        return self._estimate_call(function, x, observed, target, num_samples, seed)
+
+    @tf.function(reduce_retracing=True)
+    def _estimate_call(self, function, x, observed, target, num_samples, seed):
+        return function(self, x, observed, target, num_samples, seed)
 
     # Everything below is said once for all latent methods.
 

@@ -44,15 +44,7 @@ class RatioLikelihood:
         Raises:
           TypeError: the method has no latent variable.
         """
-        _check_latent(self, conditioner)
-        x, observed, target, num_samples, seed = conditioner.check_question(
-            x, observed, target, num_samples, check_seed(seed, allow_rows=False)
-        )
-        joint_seed, seed = sampling.split(seed)
-        joint = conditioner.joint_log_weights(x, observed | target, num_samples, joint_seed)
-        nothing = tf.zeros_like(observed)
-        given = conditioner.log_weights(x, observed, nothing, num_samples, seed)[0]
-        return estimators.ratio(estimators.importance(joint), estimators.importance(given))
+        return _answer(self, _ratio, conditioner, x, observed, target, num_samples, seed)
 
     def __str__(self):
         return "ratio of two importance estimates"
@@ -69,20 +61,32 @@ class PredictiveLikelihood:
         Raises:
           TypeError: the method has no latent variable.
         """
-        _check_latent(self, conditioner)
-        x, observed, target, num_samples, seed = conditioner.check_question(
-            x, observed, target, num_samples, check_seed(seed, allow_rows=False)
-        )
-        parts = conditioner.log_weights(x, observed, target & ~observed, num_samples, seed)
-        return estimators.predictive(parts[1])
+        return _answer(self, _predictive, conditioner, x, observed, target, num_samples, seed)
 
     def __str__(self):
         return "predictive, uncorrected"
 
 
-def _check_latent(likelihood, conditioner):
+def _ratio(conditioner, x, observed, target, num_samples, seed):
+    joint_seed, seed = sampling.split(seed)
+    joint = conditioner.joint_log_weights(x, observed | target, num_samples, joint_seed)
+    nothing = tf.zeros_like(observed)
+    given = conditioner.log_weights(x, observed, nothing, num_samples, seed)[0]
+    return estimators.ratio(estimators.importance(joint), estimators.importance(given))
+
+
+def _predictive(conditioner, x, observed, target, num_samples, seed):
+    parts = conditioner.log_weights(x, observed, target & ~observed, num_samples, seed)
+    return estimators.predictive(parts[1])
+
+
+def _answer(likelihood, estimate, conditioner, x, observed, target, num_samples, seed):
+    """The question checked, and `estimate` of it in one compiled graph."""
     if not isinstance(conditioner, LatentConditioner):
         raise TypeError(
             f"{type(likelihood).__name__} needs a method with a latent variable, and "
             f"{type(conditioner).__name__} has none. Use DefaultLikelihood."
         )
+    seed = check_seed(seed, allow_rows=False)
+    question = conditioner.check_question(x, observed, target, num_samples, seed)
+    return conditioner.estimate_by(estimate, *question)

@@ -9,7 +9,7 @@ from oracles import LinearGaussian
 from vae_arbcond import networks
 from vae_arbcond.distributions import DiagonalGaussian, FeatureScaleNormal
 from vae_arbcond.models import VAE, ConstantBeta, MonotoneBeta, Stage
-from vae_arbcond.models.base import kl_divergence
+from vae_arbcond.models.base import clip_by_global_norm, kl_divergence
 from vae_arbcond.shapes import DataSpec
 
 tfd = tfp.distributions
@@ -144,3 +144,22 @@ class KlDivergenceTest(tf.test.TestCase):
         density = np.exp(q.log_prob(grid))
         exact = np.trapezoid(density * (q.log_prob(grid) - p.log_prob(grid)), grid[:, 0])
         self.assertLess(abs(np.mean(got) - exact), 5 * np.std(got) / np.sqrt(4000))
+
+
+class ClipByGlobalNormTest(tf.test.TestCase):
+    def test_it_is_tensorflow_s_where_that_is_a_number(self):
+        gradients = [tf.constant([3.0, 4.0]), tf.constant([[12.0]])]
+        for norm in (1.0, 13.0, 100.0):
+            want = tf.clip_by_global_norm(gradients, norm)[0]
+            self.assertAllClose(clip_by_global_norm(gradients, norm), want, rtol=1e-6)
+
+    def test_gradients_whose_squares_overflow_are_clipped_and_not_lost(self):
+        gradients = [tf.constant([3e30, 4e30]), tf.constant([[0.0]])]
+        clipped = clip_by_global_norm(gradients, 10.0)
+        self.assertAllClose(clipped[0], [6.0, 8.0], rtol=1e-6)
+        self.assertAllEqual(clipped[1], [[0.0]])
+
+    def test_what_is_not_a_number_stays_so(self):
+        for bad in (np.nan, np.inf):
+            clipped = clip_by_global_norm([tf.constant([1.0, bad])], 10.0)
+            self.assertTrue(np.isnan(clipped[0]).any())

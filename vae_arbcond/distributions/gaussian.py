@@ -10,6 +10,12 @@ tfd = tfp.distributions
 tfb = tfp.bijectors
 
 
+def _small():
+    # L starts near a multiple of the identity. With entries below the diagonal as large as
+    # those on it, log-densities of 64 coordinates would start beyond what float32 holds.
+    return keras.initializers.VarianceScaling(0.01)
+
+
 @register
 class DiagonalGaussian(keras.layers.Layer):
     """Network output [..., H] -> Gaussian with independent coordinates.
@@ -46,7 +52,9 @@ class CholeskyGaussian(keras.layers.Layer):
     def __init__(self, event_size: int, min_scale: float = 1e-3, name: str | None = None):
         super().__init__(name=name)
         self.event_size = event_size
-        self.params = keras.layers.Dense(event_size + event_size * (event_size + 1) // 2)
+        self.params = keras.layers.Dense(
+            event_size + event_size * (event_size + 1) // 2, kernel_initializer=_small()
+        )
         self.to_triangle = tfb.FillScaleTriL(diag_shift=min_scale)
 
     def call(self, h):
@@ -87,7 +95,7 @@ class GaussianMixture(keras.layers.Layer):
         # Components that start at one place have no reason to part.
         apart = keras.initializers.RandomNormal(stddev=1.0)
         self.loc = keras.layers.Dense(components * event_size, bias_initializer=apart)
-        self.scale = keras.layers.Dense(components * spread)
+        self.scale = keras.layers.Dense(components * spread, kernel_initializer=_small())
         self.to_triangle = tfb.FillScaleTriL(diag_shift=min_scale)
 
     def call(self, h):

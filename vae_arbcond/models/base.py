@@ -103,11 +103,12 @@ class Trainable(keras.Model):
         # The optimiser clips before it sums over replicas, each replica's share on its own.
         # Clip the sum instead; what is then handed on is below the optimiser's own bound.
         replicas, norm = context.num_replicas_in_sync, self.optimizer.global_clipnorm
-        if replicas == 1 or not norm:
+        if not norm:
             return gradients
-        known = [g for g in gradients if g is not None]
-        summed = context.all_reduce(tf.distribute.ReduceOp.SUM, known)
-        clipped = iter(tf.clip_by_global_norm(summed, norm)[0])
+        summed = [g for g in gradients if g is not None]
+        if replicas > 1:
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, summed)
+        clipped = iter(clip_by_global_norm(summed, norm))
         return [None if g is None else next(clipped) / replicas for g in gradients]
 
     def create_variables(self, spec: DataSpec, seed: int = 0):
@@ -206,6 +207,26 @@ class LatentVariableModel(Trainable):
     def beta_at(self, step):
         """The schedule's beta at a step; 1, the bound itself, where `step` is None."""
         return 1.0 if step is None else self.beta(step)
+
+
+def clip_by_global_norm(gradients: list[tf.Tensor], norm: float) -> list[tf.Tensor]:
+    """Gradients scaled down to a joint norm of at most `norm`, as long as they are finite.
+
+    tf.clip_by_global_norm makes all of them NaN where their squares add up to more than
+    float32 holds: a norm of 2e19, which a first step far from the data can have.
+    """
+    total = tf.linalg.global_norm(gradients)
+
+    def plainly():
+        return [g * (norm / tf.maximum(total, norm)) for g in gradients]
+
+    def by_the_largest():
+        # All entries at most 1, so that their squares fit.
+        scale = tf.reduce_max([tf.reduce_max(tf.abs(g)) for g in gradients])
+        parts = [g / scale for g in gradients]
+        return [g * (norm / tf.linalg.global_norm(parts)) for g in parts]
+
+    return tf.cond(tf.math.is_inf(total), by_the_largest, plainly)
 
 
 def kl_divergence(q: tfd.Distribution, p: tfd.Distribution, z) -> tf.Tensor:

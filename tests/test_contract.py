@@ -18,8 +18,8 @@ from contract import (
 from oracles import LinearGaussian
 from toy_conditioners import ClosedFormGaussian, ExactConditioner, HotDeck, QueryOptimiser
 
-from vae_arbcond import networks
-from vae_arbcond.conditioners import PosteriorMatching
+from vae_arbcond import networks, skip_networks
+from vae_arbcond.conditioners import VAEAC, PosteriorMatching
 from vae_arbcond.distributions import (
     Bernoulli,
     CholeskyGaussian,
@@ -209,6 +209,45 @@ class PosteriorMatchingOnCountsTest(
             counts=(0.0, 0.0, 12.0, 0.3),
         )
         return made.create_variables(spec)
+
+
+class VAEACTest(LatentConditionerContract, TrainableContract, tf.test.TestCase):
+    """Conditional prior and skip connections, on mixed columns."""
+
+    joint = False
+    alpha, deterministic = 1.0, False
+
+    @classmethod
+    def make(cls):
+        keras.utils.set_random_seed(0)
+        made = VAEAC(
+            3,
+            skip_networks.SkipMlpEncoder(16, 2),
+            skip_networks.SkipMlpEncoder(16, 1),
+            skip_networks.SkipMlpDecoder(16, 2),
+            MixedColumns(),
+            alpha=cls.alpha,
+            deterministic=cls.deterministic,
+        )
+        return made.create_variables(DataSpec((5,), levels=(0, 3, 2, 0, 4)))
+
+
+class HybridVAEACTest(VAEACTest):
+    """VAEAC and a Gaussian stochastic neural network at once (Eq. 16)."""
+
+    alpha = 0.5
+
+
+class GSNNTest(VAEACTest):
+    """The Gaussian stochastic neural network alone: no proposal, Monte Carlo likelihoods."""
+
+    alpha = 0.0
+
+
+class DeterministicVAEACTest(GSNNTest):
+    """z is the prior's mean: a plain network."""
+
+    deterministic = True
 
 
 class PosteriorMatchingWithMadeMixtureTest(

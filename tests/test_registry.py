@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from contract import SEED, example_inputs
 
-from vae_arbcond import conditioners, distributions, models, networks, registry
+from vae_arbcond import conditioners, distributions, models, networks, registry, skip_networks
 from vae_arbcond.shapes import DataSpec
 
 # What each registered class is constructed with here: nothing left at its default, so that an
@@ -118,8 +118,28 @@ ARGUMENTS = {
     "StudentT": {"min_scale": 0.1, "min_df": 4.0, "per_feature": True, "name": "student"},
     "Bernoulli": {"per_feature": True, "name": "bernoulli"},
     "Categorical": {"num_levels": 3, "per_feature": True, "name": "categorical"},
-    "MixedColumns": {"min_scale": 0.1, "network_scale": True, "name": "mixed"},
+    "MixedColumns": {
+        "min_scale": 0.1,
+        "network_scale": False,
+        "fixed_scale": 0.7,
+        "name": "mixed",
+    },
     "VAE": VAE_ARGUMENTS,
+    "SkipMlpEncoder": {"hidden": 3, "depth": 1, "activation": "tanh", "name": "skip"},
+    "SkipMlpDecoder": {"hidden": 3, "depth": 1, "activation": "tanh", "name": "skipped"},
+    "VAEAC": {
+        "latent_size": 2,
+        "prior_network": skip_networks.SkipMlpEncoder(3, 1),
+        "proposal_network": networks.mlp((5,)),
+        "generative_network": skip_networks.SkipMlpDecoder(3, 1),
+        "likelihood_head": distributions.MixedColumns(),
+        "alpha": 0.0,
+        "deterministic": True,
+        "mean_scale": 10.0,
+        "scale_weight": 0.1,
+        "min_scale": 0.1,
+        "name": "conditional",
+    },
     "PosteriorMatching": {
         "model": models.VAE(**VAE_ARGUMENTS),
         "partial_encoder": networks.mlp((5,), "tanh", 0.1),
@@ -132,7 +152,7 @@ ARGUMENTS = {
         "name": "matching",
     },
 }
-FOLDERS = (conditioners, distributions, models, networks)
+FOLDERS = (conditioners, distributions, models, networks, skip_networks)
 
 
 def registered_classes():

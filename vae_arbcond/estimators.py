@@ -154,6 +154,17 @@ def predictive(log_p_target: tf.Tensor) -> Estimate:
     return importance(log_p_target)
 
 
+def certain_where(certain: tf.Tensor, estimate: Estimate) -> Estimate:
+    """The estimate with log-likelihood 0 and no error where bool [B] says so.
+
+    For rows with an empty target under a proposal that weighs z even then.
+    """
+    return estimate._replace(
+        value=tf.where(certain, 0.0, estimate.value),
+        stderr=tf.where(certain, 0.0, estimate.stderr),
+    )
+
+
 def log_mean_exp(log_values: tf.Tensor) -> tf.Tensor:
     """log 1/S sum_s exp(log_values_s) over the first axis."""
     count = tf.cast(tf.shape(log_values)[0], log_values.dtype)

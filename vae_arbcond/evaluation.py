@@ -132,7 +132,9 @@ def evaluate(
         "mask": str(mask),
     }
     if "log_likelihood_per_feature" in mean:
-        conditions["likelihood"] = f"{likelihood}, nats"
+        own = isinstance(likelihood, DefaultLikelihood)
+        name = conditioner.estimator if own else str(likelihood)
+        conditions["likelihood"] = f"{name}, nats"
     return Report(mean, spread, base, _sentences(mean, base, num_samples), conditions)
 
 

@@ -23,7 +23,8 @@ import zipfile
 
 import keras
 
-from vae_arbcond import conditioners, models  # noqa: F401 these register what .keras files name
+# These register what .keras files name.
+from vae_arbcond import conditioners, models, skip_networks  # noqa: F401
 from vae_arbcond.files import write_atomically, write_text
 from vae_arbcond.models.base import Trainable
 from vae_arbcond.schema import load_schema

@@ -344,6 +344,16 @@ class MixedColumnsTest(HeadContract, tf.test.TestCase):
             self.assertEqual(bool(scale.std(0).max() > 0), network_scale)
             self.assertAllClose(head(h * 0.0).parts[0][0].stddev(), np.ones([20, 2]))
 
+    def test_a_fixed_scale_is_not_learnt(self):
+        head = MixedColumns(fixed_scale=1.0)
+        head.build_for(self.spec)
+        likelihood = head(tf.random.stateless_normal([20, 4], [0, 2]))
+        self.assertAllEqual(likelihood.parts[0][0].stddev(), np.ones([20, 2]))
+        self.assertNotIn("raw_scale", [v.name for v in head.weights])
+        for wrong in ({"fixed_scale": 0.0}, {"fixed_scale": 1.0, "network_scale": True}):
+            with self.assertRaisesRegex(ValueError, "fixed_scale must be above 0"):
+                MixedColumns(**wrong)
+
     def test_tables_of_one_kind_of_column_work(self):
         for levels in (None, (0, 0), (2, 3)):
             spec = DataSpec((2,), levels=levels)

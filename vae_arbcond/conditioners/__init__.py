@@ -12,8 +12,10 @@ from vae_arbcond.conditioners.likelihoods import (
     RatioLikelihood,
 )
 from vae_arbcond.conditioners.posterior_matching import PosteriorMatching
+from vae_arbcond.conditioners.vaeac import VAEAC
 
 __all__ = [
+    "VAEAC",
     "ArbitraryConditioner",
     "DefaultLikelihood",
     "DensityConditioner",

@@ -204,7 +204,13 @@ def _no_estimate():
 
 
 class DensityConditioner(ArbitraryConditioner):
-    """A method with a likelihood. Implement `_log_likelihood` besides."""
+    """A method with a likelihood. Implement `_log_likelihood` besides.
+
+    Attributes:
+      estimator: what `log_likelihood` computes, for reports.
+    """
+
+    estimator = "exact"
 
     def log_likelihood(self, x, observed, target, num_samples, seed) -> Estimate:
         """log p(x_target | x_observed), in nats, with its error bar: tensors [B].
@@ -281,7 +287,8 @@ class LatentConditioner(DensityConditioner):
     draws are resampled from chunks of 64 candidates with at least 32 effective.
 
     Args:
-      model: the LatentVariableModel that is conditioned.
+      model: the LatentVariableModel that is conditioned; None where the method is a model
+        of its own.
       correct_draws: False draws and averages plainly from q(z | x_o), as papers do, and for
         posteriors without a `log_prob`. Log-likelihoods are corrected in any case.
 
@@ -292,10 +299,11 @@ class LatentConditioner(DensityConditioner):
     """
 
     infer_draws = True
+    estimator = "importance-corrected predictive"
 
     def __init__(
         self,
-        model: LatentVariableModel,
+        model: LatentVariableModel | None,
         correct_draws: bool = True,
         name: str | None = None,
     ):
@@ -496,4 +504,5 @@ class LatentConditioner(DensityConditioner):
 
     def build_for(self, spec):
         super().build_for(spec)
-        self.model.build_for(spec)
+        if self.model is not None:
+            self.model.build_for(spec)

@@ -19,14 +19,14 @@ from vae_arbcond.shapes import check_seed
 @register
 @dataclasses.dataclass(frozen=True)
 class DefaultLikelihood:
-    """The method's own: the importance-corrected predictive where it has a latent z."""
+    """The method's own, which its `estimator` names."""
 
     def __call__(self, conditioner, x, observed, target, num_samples, seed) -> Estimate:
         """`conditioner.log_likelihood`."""
         return conditioner.log_likelihood(x, observed, target, num_samples, seed)
 
     def __str__(self):
-        return "importance-corrected predictive"
+        return "the method's own"
 
 
 @register
@@ -44,6 +44,12 @@ class RatioLikelihood:
         Raises:
           TypeError: the method has no latent variable.
         """
+        if getattr(conditioner, "model", self) is None:
+            raise TypeError(
+                f"RatioLikelihood divides a joint likelihood by a marginal one, and "
+                f"{type(conditioner).__name__} models conditionals only. Use "
+                f"DefaultLikelihood or PredictiveLikelihood."
+            )
         return _answer(self, _ratio, conditioner, x, observed, target, num_samples, seed)
 
     def __str__(self):

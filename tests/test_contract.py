@@ -4,6 +4,8 @@ The toys prove the interface: a closed form without a model, a method that optim
 query, a sampler without a density.
 """
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -19,7 +21,7 @@ from oracles import LinearGaussian
 from toy_conditioners import ClosedFormGaussian, ExactConditioner, HotDeck, QueryOptimiser
 
 from vae_arbcond import networks, skip_networks
-from vae_arbcond.conditioners import VAEAC, PosteriorMatching
+from vae_arbcond.conditioners import VAEAC, PosteriorMatching, UniversalMarginalizer
 from vae_arbcond.distributions import (
     Bernoulli,
     CholeskyGaussian,
@@ -248,6 +250,29 @@ class DeterministicVAEACTest(GSNNTest):
     """z is the prior's mean: a plain network."""
 
     deterministic = True
+
+
+class UniversalMarginalizerTest(
+    DensityConditionerContract, TrainableContract, tf.test.TestCase
+):
+    """Marginals and the chain rule in random orders, on mixed columns."""
+
+    joint = False
+    options: ClassVar = {}
+
+    @classmethod
+    def make(cls):
+        keras.utils.set_random_seed(0)
+        made = UniversalMarginalizer(
+            networks.residual_mlp(16, 1), MixedColumns(network_scale=True), **cls.options
+        )
+        return made.create_variables(DataSpec((5,), levels=(0, 3, 2, 0, 4)))
+
+
+class SortedUniversalMarginalizerTest(UniversalMarginalizerTest):
+    """The same in one fixed order: its likelihood is exact."""
+
+    options: ClassVar = {"random_order": False, "order": (3, 0, 1, 4, 2)}
 
 
 class PosteriorMatchingWithMadeMixtureTest(

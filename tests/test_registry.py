@@ -127,6 +127,13 @@ ARGUMENTS = {
     "VAE": VAE_ARGUMENTS,
     "SkipMlpEncoder": {"hidden": 3, "depth": 1, "activation": "tanh", "name": "skip"},
     "SkipMlpDecoder": {"hidden": 3, "depth": 1, "activation": "tanh", "name": "skipped"},
+    "UniversalMarginalizer": {
+        "network": networks.mlp((5,)),
+        "likelihood_head": distributions.MixedColumns(),
+        "random_order": False,
+        "order": (1, 0),
+        "name": "marginals",
+    },
     "VAEAC": {
         "latent_size": 2,
         "prior_network": skip_networks.SkipMlpEncoder(3, 1),

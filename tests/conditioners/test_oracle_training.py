@@ -11,7 +11,7 @@ from contract import OracleContract
 from oracles import DiscreteTable, LinearGaussian
 
 from vae_arbcond import networks, optimizers, skip_networks
-from vae_arbcond.conditioners import VAEAC, PosteriorMatching
+from vae_arbcond.conditioners import VAEAC, PosteriorMatching, UniversalMarginalizer
 from vae_arbcond.distributions import CholeskyGaussian, FeatureScaleNormal, MixedColumns
 from vae_arbcond.masks import BernoulliMask
 from vae_arbcond.models import VAE
@@ -162,6 +162,31 @@ class DiscreteAnswers:
 class DiscreteTableTest(DiscreteAnswers, TrainedContract, tf.test.TestCase):
     likelihood_head = MixedColumns
     blocks = 1
+
+
+class MarginalizerContract(TrainedContract):
+    """Mixin: a Universal Marginalizer in place of Posterior Matching."""
+
+    oracle_samples = 8  # random orders
+
+    @classmethod
+    def make(cls):
+        keras.utils.set_random_seed(0)
+        network = networks.residual_mlp(64, 2)
+        made = UniversalMarginalizer(network, MixedColumns(network_scale=True))
+        made.create_variables(cls.oracle().data_spec)
+        train(made, cls.oracle().sample(20_000, seed=0), 3e-3)
+        return made
+
+
+class MarginalizerFourFeaturesTest(MarginalizerContract, tf.test.TestCase):
+    @classmethod
+    def oracle(cls):
+        return LinearGaussian.random(num_features=4, rank=2, seed=4)
+
+
+class MarginalizerDiscreteTableTest(DiscreteAnswers, MarginalizerContract, tf.test.TestCase):
+    pass
 
 
 class VAEACDiscreteTableTest(DiscreteAnswers, VAEACContract, tf.test.TestCase):

@@ -12,6 +12,7 @@ from vae_arbcond.conditioners.likelihoods import (
     RatioLikelihood,
 )
 from vae_arbcond.conditioners.posterior_matching import PosteriorMatching
+from vae_arbcond.conditioners.universal_marginalizer import UniversalMarginalizer
 from vae_arbcond.conditioners.vaeac import VAEAC
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "PosteriorMatching",
     "PredictiveLikelihood",
     "RatioLikelihood",
+    "UniversalMarginalizer",
 ]

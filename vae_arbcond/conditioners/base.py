@@ -110,6 +110,13 @@ class ArbitraryConditioner(Trainable):
         real = tf.equal(tf.constant(levels), 0)[:, tf.newaxis]
         return point_from_expectation(tf.where(real, means, shares), levels)
 
+    def _point(self, expectation):
+        """[B, *F, *E] from an average of `expected_features` [B, *F, *E, K]."""
+        levels = None if self.spec is None else self.spec.levels
+        if expectation.shape[-1] > 1 and levels is None:
+            levels = expectation.shape[-1]  # A categorical head on an image.
+        return point_from_expectation(expectation, levels)
+
     def _impute_and_complete(self, x, observed, num_samples, seed):
         """Both of the above; override where they can share their work."""
         return (
@@ -495,12 +502,6 @@ class LatentConditioner(DensityConditioner):
         more = [1] * (expected.shape.rank - 2)
         weights = tf.reshape(weights, tf.concat([tf.shape(weights), more], 0))
         return self._point(tf.reduce_sum(weights * expected, 0))
-
-    def _point(self, expectation):
-        levels = None if self.spec is None else self.spec.levels
-        if expectation.shape[-1] > 1 and levels is None:
-            levels = expectation.shape[-1]  # A categorical head on an image.
-        return point_from_expectation(expectation, levels)
 
     def build_for(self, spec):
         super().build_for(spec)

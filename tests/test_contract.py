@@ -234,6 +234,26 @@ class VAEACTest(LatentConditionerContract, TrainableContract, tf.test.TestCase):
         return made.create_variables(DataSpec((5,), levels=(0, 3, 2, 0, 4)))
 
 
+class VAEACOnImagesTest(LatentConditionerContract, TrainableContract, tf.test.TestCase):
+    """Binary images and convolutions."""
+
+    joint = False
+    binary = True
+    likelihood_samples = 100
+
+    @classmethod
+    def make(cls):
+        keras.utils.set_random_seed(0)
+        made = VAEAC(
+            3,
+            skip_networks.SkipConvEncoder((4, 4, 8)),
+            skip_networks.SkipConvEncoder((4, 4, 8)),
+            skip_networks.SkipConvDecoder((4, 4, 8)),
+            Bernoulli(per_feature=True),
+        )
+        return made.create_variables(DataSpec((8, 8)))
+
+
 class HybridVAEACTest(VAEACTest):
     """VAEAC and a Gaussian stochastic neural network at once (Eq. 16)."""
 

@@ -134,6 +134,19 @@ ARGUMENTS = {
         "order": (1, 0),
         "name": "marginals",
     },
+    "ConvResidualBlock": {"filters": 2, "activation": "tanh", "name": "block"},
+    "SkipConvEncoder": {
+        "filters": (2, 3),
+        "blocks": 2,
+        "activation": "tanh",
+        "name": "skip",
+    },
+    "SkipConvDecoder": {
+        "filters": (2, 3),
+        "blocks": 2,
+        "activation": "tanh",
+        "name": "skipped",
+    },
     "VAEAC": {
         "latent_size": 2,
         "prior_network": skip_networks.SkipMlpEncoder(3, 1),

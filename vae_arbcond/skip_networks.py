@@ -6,6 +6,9 @@ linear layers, and the half that sees the encoder's states is the same for every
 computes it once a row, the decoder's call only the rest.
 """
 
+import math
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -19,9 +22,10 @@ def _small():
 
 @register
 class SkipMlpEncoder(keras.layers.Layer):
-    """[N, I] -> ([N, hidden], states): a linear map, then h + act(W h) `depth` times.
+    """[N, ...] -> ([N, hidden], states): a linear map, then h + act(W h) `depth` times.
 
-    `states` are the input and every hidden layer, first to last: what a decoder may reuse.
+    `states` are the input, flattened, and every hidden layer, first to last: what a decoder
+    may reuse.
 
     Args:
       hidden: width of every layer.
@@ -37,6 +41,7 @@ class SkipMlpEncoder(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        self.flatten = keras.layers.Flatten()  # Images; nothing to do for rows of a table.
         self.first = keras.layers.Dense(hidden)
         self.layers = [
             keras.layers.Dense(hidden, kernel_initializer=_small()) for _ in range(depth)
@@ -44,11 +49,12 @@ class SkipMlpEncoder(keras.layers.Layer):
         self.activate = keras.layers.Activation(activation)
 
     def build(self, input_shape):
-        self.first.build(input_shape)
+        self.first.build((None, math.prod(input_shape[1:])))
         for layer in self.layers:
             layer.build((None, self.first.units))
 
     def call(self, x):
+        x = self.flatten(x)
         h = self.activate(self.first(x))
         states = [x, h]
         for layer in self.layers:
@@ -118,3 +124,147 @@ class SkipMlpDecoder(keras.layers.Layer):
             tf.broadcast_to(inputs, shape), [*h.shape[:-1], inputs.shape[-1]]
         )
         return tf.concat([h, inputs], -1)
+
+
+@register
+class ConvResidualBlock(keras.layers.Layer):
+    """[N, H, W, C] -> the same shape: h + conv(act(conv(act(h)))), 3 x 3 kernels."""
+
+    def __init__(self, filters: int, activation: str = "leaky_relu", name: str | None = None):
+        super().__init__(name=name)
+        self.activate = keras.layers.Activation(activation)
+        self.inner = keras.layers.Conv2D(
+            filters, 3, padding="same", kernel_initializer="he_uniform"
+        )
+        self.outer = keras.layers.Conv2D(
+            filters, 3, padding="same", kernel_initializer=_small()
+        )
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+        self.outer.build(input_shape)
+
+    def call(self, h):
+        return h + self.outer(self.activate(self.inner(self.activate(h))))
+
+
+@register
+class SkipConvEncoder(keras.layers.Layer):
+    """[N, H, W, C] -> ([N, features], states): ResNet stages, each half the size of the last.
+
+    `states` are the input and the result of every stage. Any height and width will do: odd
+    sizes are rounded up.
+
+    Args:
+      filters: channels of each stage.
+      blocks: residual blocks a stage.
+      activation: a Keras activation's name.
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[int] = (16, 32, 64, 64),
+        blocks: int = 1,
+        activation: str = "leaky_relu",
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.enter = [keras.layers.Conv2D(f, 3, padding="same") for f in filters]
+        self.stages = [
+            [ConvResidualBlock(f, activation) for _ in range(blocks)] for f in filters
+        ]
+        self.activate = keras.layers.Activation(activation)
+        self.shrink = keras.layers.AveragePooling2D(2, padding="same")
+        self.flatten = keras.layers.Flatten()
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        for enter, stage in zip(self.enter, self.stages, strict=True):
+            enter.build((None, None, None, channels))
+            channels = enter.filters
+            for block in stage:
+                block.build((None, None, None, channels))
+
+    def call(self, x):
+        states, h = [x], x
+        for i, (enter, stage) in enumerate(zip(self.enter, self.stages, strict=True)):
+            h = enter(self.shrink(h) if i else h)
+            for block in stage:
+                h = block(h)
+            states.append(h)
+        return self.flatten(self.activate(h)), tuple(states)
+
+
+@register
+class SkipConvDecoder(keras.layers.Layer):
+    """z [..., Z] and the states of a `SkipConvEncoder` -> [..., H, W, filters[0] + C].
+
+    From the smallest stage to the largest, each joined with the encoder's state of its size,
+    and the encoder's input beside the result. Use it with a head whose `per_feature` is True.
+
+    Args:
+      filters, blocks, activation: as for the encoder.
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[int] = (16, 32, 64, 64),
+        blocks: int = 1,
+        activation: str = "leaky_relu",
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.first = keras.layers.Dense(filters[-1])
+        conv = keras.layers.Conv2D
+        self.of_h = [conv(f, 3, padding="same", use_bias=False) for f in filters[::-1]]
+        self.of_state = [conv(f, 3, padding="same") for f in filters[::-1]]
+        self.stages = [
+            [ConvResidualBlock(f, activation) for _ in range(blocks)] for f in filters[::-1]
+        ]
+        self.activate = keras.layers.Activation(activation)
+
+    def prepare(self, states):
+        """What the call needs of an encoder's states, computed once a row: a tuple [N, ...].
+
+        Raises:
+          ValueError: the encoder has another number of stages.
+        """
+        inputs, *stages = states
+        if len(stages) != len(self.of_state):
+            raise ValueError(
+                f"{type(self).__name__} has {len(self.of_state)} stages, but the network "
+                f"whose states it reuses has {len(stages)}. Give both the same filters."
+            )
+        pairs = zip(self.of_state, reversed(stages), strict=True)
+        terms = [layer(self.activate(state)) for layer, state in pairs]
+        return (*terms, tf.cast(inputs, terms[0].dtype))
+
+    def build(self, z_shape, context_shape=None):
+        self.first.build(z_shape)
+        channels = self.first.units
+        for layer, stage in zip(self.of_h, self.stages, strict=True):
+            layer.build((None, None, None, channels))
+            channels = layer.filters
+            for block in stage:
+                block.build((None, None, None, channels))
+
+    def call(self, z, context):
+        *terms, inputs = context
+        h = tf.reshape(self.first(z), [-1, 1, 1, self.first.units])
+        for layer, stage, term in zip(self.of_h, self.stages, terms, strict=True):
+            h = tf.image.resize(h, term.shape[1:3], "nearest")
+            h = _add_rows(layer(self.activate(h)), term)
+            for block in stage:
+                h = block(h)
+        h = self.activate(h)
+        inputs = _add_rows(tf.zeros([*tf.unstack(tf.shape(h))[:-1], inputs.shape[-1]]), inputs)
+        h = tf.concat([h, tf.cast(inputs, h.dtype)], -1)
+        out = tf.reshape(h, tf.concat([tf.shape(z)[:-1], tf.shape(h)[1:]], 0))
+        return tf.ensure_shape(out, [*z.shape[:-1], *terms[-1].shape[1:3], h.shape[-1]])
+
+
+def _add_rows(h, term):
+    """h [S B, ...] + term [B, ...]: the rows' term for each of their samples."""
+    rows = tf.shape(term)[0]
+    samples = tf.reshape(h, tf.concat([[-1, rows], tf.shape(h)[1:]], 0))
+    return tf.reshape(samples + tf.cast(term, h.dtype), tf.shape(h))

@@ -1,0 +1,80 @@
+"""Skip networks: the prepared half and the rest add up to layers of both."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vae_arbcond.skip_networks import (
+    SkipConvDecoder,
+    SkipConvEncoder,
+    SkipMlpDecoder,
+    SkipMlpEncoder,
+)
+
+
+def noise(*shape, seed=0):
+    return tf.random.stateless_normal(shape, [seed, 1])
+
+
+def test_an_mlp_layer_of_two_halves_is_a_layer_of_both_side_by_side():
+    encoder, decoder = SkipMlpEncoder(8, 2), SkipMlpDecoder(8, 2)
+    x, z = noise(5, 3), noise(5, 2, seed=1)
+    _, states = encoder(x)
+    got = decoder(z, decoder.prepare(states))
+    h = decoder.activate(decoder.first(z))
+    for of_h, of_state, s in zip(decoder.of_h, decoder.of_state, states[:0:-1], strict=True):
+        kernel = tf.concat([of_h.kernel, of_state.kernel], 0)
+        h += decoder.activate(tf.concat([h, s], -1) @ kernel + of_state.bias)
+    np.testing.assert_allclose(got, tf.concat([h, x], -1), rtol=1e-5, atol=1e-5)
+
+
+def networks(kind):
+    if kind == "mlp":
+        return SkipMlpEncoder(8, 2), SkipMlpDecoder(8, 2), noise(4, 3)
+    sizes = (3, 5, 7)
+    return SkipConvEncoder(sizes), SkipConvDecoder(sizes), noise(4, 9, 6, 2)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_samples_of_a_row_are_decoded_as_if_it_were_alone(kind):
+    encoder, decoder, x = networks(kind)
+    _, states = encoder(x)
+    z = noise(6, 4, 2, seed=3)
+    together = decoder(z, decoder.prepare(states))
+    assert together.shape[:2] == (6, 4)
+    for row in (0, 3):
+        _, states = encoder(x[row : row + 1])
+        alone = decoder(z[:, row : row + 1], decoder.prepare(states))
+        np.testing.assert_allclose(together[:, row], alone[:, 0], rtol=1e-4, atol=1e-5)
+    one = decoder(z[0], decoder.prepare(encoder(x)[1]))
+    np.testing.assert_allclose(one, together[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (9, 6), (128, 128), (5, 1)])
+def test_images_of_any_size_come_back_at_that_size(size):
+    filters = (4, 4, 4, 4, 4)
+    encoder, decoder = SkipConvEncoder(filters), SkipConvDecoder(filters)
+    h, states = encoder(noise(2, *size, 3))
+    assert h.shape[0] == 2 and h.shape.rank == 2
+    out = decoder(noise(3, 2, 2), decoder.prepare(states))
+    assert out.shape == (3, 2, *size, 4 + 3)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_gradients_reach_every_weight(kind):
+    encoder, decoder, x = networks(kind)
+    z = noise(4, 2, seed=4)
+    with tf.GradientTape() as tape:
+        h, states = encoder(x)
+        out = decoder(z, decoder.prepare(states))
+        loss = tf.reduce_sum(out**2) + tf.reduce_sum(h**2)
+    variables = [*encoder.trainable_variables, *decoder.trainable_variables]
+    for gradient in tape.gradient(loss, [v.value for v in variables]):
+        assert gradient is not None and np.abs(gradient).max() > 0
+
+
+def test_networks_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"has depth 1, but .* has depth 2"):
+        SkipMlpDecoder(8, 1).prepare(SkipMlpEncoder(8, 2)(noise(1, 3))[1])
+    with pytest.raises(ValueError, match=r"has 2 stages, but .* has 3"):
+        SkipConvDecoder((2, 2)).prepare(SkipConvEncoder((2, 2, 2))(noise(1, 8, 8, 1))[1])

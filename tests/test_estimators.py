@@ -239,9 +239,20 @@ class DiagnosticsTest(tf.test.TestCase):
         estimate = estimators.corrected_predictive(tf.constant(w), tf.constant(t))
         self.assertAllEqual(estimate.non_finite, [1, 1, 1, 0])
         self.assertAllEqual(np.isfinite(estimate.value), [True, False, False, True])
+        # An estimate that is no number is not to be trusted either.
+        self.assertAllEqual(np.isinf(estimate.pareto_k), [False, True, True, False])
         # A sample that explains nothing still counts among the samples.
         kept = estimators.importance(np.delete(w, 3, 0)).value[0] + np.log(99 / 100)
         self.assertAllClose(estimators.importance(w).value[0], kept, rtol=1e-6)
+
+    def test_weights_that_are_all_zero_are_not_called_good(self):
+        k = estimators.pareto_k(np.full([100, 1], -np.inf, np.float32))
+        self.assertAllEqual(k, [np.inf])
+
+    def test_weights_that_repeat_have_no_tail_to_fit(self):
+        values = np.random.default_rng(0).normal(size=[20, 1])
+        k = estimators.pareto_k(np.float32(np.repeat(values, 50, axis=0)))
+        self.assertAllEqual(k, [0.0])
 
     def test_equal_weights_are_all_effective_and_have_no_tail(self):
         for value in (0.0, -500.0):
@@ -313,7 +324,7 @@ class TemperedWeightsTest(tf.test.TestCase):
     def test_enough_samples_stay_effective_and_no_more_than_needed(self):
         tempered = estimators.tempered_weights(self.weights(10.0), 10.0)
         effective = 1 / np.sum(np.square(tempered), 0)
-        # Bisection to 2**-20 of the exponent.
+        # The exponent is searched digit by digit, to 1e-6.
         self.assertAllClose(effective, np.full(6, 10.0), rtol=1e-3)
 
     def test_good_weights_are_left_as_they_are(self):

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from vae_arbcond import networks
@@ -10,6 +11,11 @@ from vae_arbcond.shapes import DataSpec
 
 def inputs(*shape):
     return tf.random.stateless_normal(shape, [0, 1])
+
+
+def test_a_masked_network_with_too_few_units_is_refused():
+    with pytest.raises(ValueError, match="needs at least as many hidden units"):
+        networks.Made(8, 2, hidden=7)
 
 
 class MaskedInputTest(tf.test.TestCase):

@@ -10,6 +10,7 @@ from vae_arbcond.conditioners import PosteriorMatching
 from vae_arbcond.distributions import (
     AutoregressiveMixture,
     CholeskyGaussian,
+    MixedColumns,
     SharedScaleNormal,
 )
 from vae_arbcond.models import VAE
@@ -48,6 +49,24 @@ def test_weight_decay_is_decoupled_and_spares_biases_norms_and_scales():
     assert all(v.ndim > 1 for v in variables if v.name == "kernel")
     spared = {v.name for v in variables if v.name != "kernel"}
     assert spared == {"bias", "gamma", "beta", "raw_scale"}
+
+
+def test_weight_decay_spares_thresholds_and_dispersions():
+    head = MixedColumns()
+    spec = DataSpec((3,), (), (3, 0, 0), (True, False, False), (0.0, 2.0, 0.0))
+    head.build_for(spec)
+    head(np.zeros([1, 4], np.float32))
+    before = [v.numpy() for v in head.trainable_variables]
+    optimizer = optimizers.adam(learning_rate=0.1, weight_decay=0.5)
+    optimizer.build(head.trainable_variables)
+    zeros = [np.zeros(v.shape, np.float32) for v in head.trainable_variables]
+    optimizer.apply(zeros, head.trainable_variables)
+    moved = {
+        v.path.split("/")[-1]
+        for v, old in zip(head.trainable_variables, before, strict=True)
+        if np.abs(v.numpy() - old).max() > 0
+    }
+    assert moved == {"kernel"}
 
 
 def stepped(cls, start, compiled):

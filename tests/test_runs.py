@@ -129,7 +129,7 @@ def test_a_directory_with_files_that_a_run_would_overwrite_is_refused(name, tmp_
 
 def test_the_schema_of_another_run_is_refused(run, model, schema):
     run.save_model(model)
-    run.save_metrics({"training": {"schema": runs.fingerprint(schema)}})
+    run.save_metrics({"training": {"schema": runs.fingerprint(run.path)}})
     runs.load(run.path)
     run.save_metrics({"training": {"schema": "0" * 16}})
     with pytest.raises(runs.RunError, match=r"is not the schema that model\.keras"):

@@ -37,6 +37,14 @@ def test_a_positive_column_is_never_completed_with_0_or_infinity():
     assert (completed["c"] > 0).all() and np.isfinite(completed["c"]).all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_small_positive_value_is_not_0_in_a_narrow_dtype_either(dtype):
+    schema = TableSchema((Positive("c", -60.0, 15.0, dtype=dtype),))
+    completed = schema.to_user(np.array([[-3.0], [60.0]]))
+    assert (completed["c"] > 0).all() and np.isfinite(completed["c"]).all()
+    schema.to_model(completed)
+
+
 def test_the_density_of_a_positive_column_is_log_normal():
     schema = infer([1.0, 10.0, 100.0, 5.0], "positive")
     column = schema.columns[0]

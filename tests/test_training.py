@@ -49,6 +49,18 @@ def train(run_dir, method=None, **options):
     )
 
 
+def test_noise_moves_real_columns_and_leaves_levels_and_counts():
+    x = tf.tile([[0.5, 2.0, 7.0]], [5000, 1])
+    discrete = np.array([False, True, True])
+    moved = training.with_noise(x, 0.1, discrete, [0, 1]).numpy() - x.numpy()
+    np.testing.assert_array_equal(moved[:, 1:], 0.0)
+    # The standard error of a standard deviation of 5,000 draws is 0.001; five of them.
+    assert abs(moved[:, 0].std() - 0.1) < 0.005
+    everywhere = training.with_noise(x, 0.1, None, [0, 1]).numpy() - x.numpy()
+    assert (everywhere != 0).mean() > 0.99
+    assert training.with_noise(x, 0.0, discrete, [0, 1]) is x
+
+
 def test_a_run_directory_is_complete_and_gives_the_same_model_back(tmp_path):
     result = train(tmp_path / "run", config_text="# how\n")
     names = {path.name for path in (tmp_path / "run").iterdir()}

@@ -23,7 +23,8 @@ class Estimate(NamedTuple):
         smallest where an estimate has several kinds of weights.
       pareto_k: shape of the generalised Pareto distribution fitted to the largest weights;
         the largest where there are several kinds. Above 0.7 the value may be far off and its
-        error bar is not to be trusted. NaN with fewer than 25 samples.
+        error bar is not to be trusted; infinite where the largest weight is not a number
+        above 0. NaN with fewer than 25 samples.
       non_finite: number of samples with a NaN or infinite log-density among those that make
         the value. A log-density of -inf is a sample that explains nothing, and counts as
         that; anything else makes the value NaN rather than be dropped.
@@ -215,6 +216,7 @@ def pareto_k(log_weights: tf.Tensor) -> tf.Tensor:
     The generalised Pareto distribution is fitted to the min(S / 5, 3 sqrt(S)) largest weights
     by the profile-likelihood average of Zhang and Stephens (2009), with the weakly informative
     prior of Vehtari et al. (ten pseudo-observations of 0.5). Equal weights have no tail: 0.
+    Weights that are NaN, or whose largest is 0 or infinite: infinity.
     """
     log_weights = tf.cast(log_weights, tf.float64)
     num_samples = tf.shape(log_weights)[0]
@@ -231,15 +233,23 @@ def pareto_k(log_weights: tf.Tensor) -> tf.Tensor:
 def _tail_shape(log_weights: tf.Tensor, tail: tf.Tensor) -> tf.Tensor:
     """Generalised Pareto shape of the `tail` largest of [S, B] weights: [B], float64."""
     largest = tf.math.top_k(tf.transpose(log_weights), tail + 1).values  # [B, tail + 1]
+    # NaN sorts anywhere: look at all of them, not at the largest alone.
+    broken = tf.reduce_any(tf.math.is_nan(log_weights), 0)
+    broken |= ~tf.math.is_finite(tf.reduce_max(log_weights, 0))
+    largest = tf.where(broken[:, tf.newaxis], tf.zeros_like(largest), largest)
     scaled = tf.exp(largest - largest[:, :1])
     excess = tf.reverse(scaled[:, :-1] - scaled[:, -1:], [-1])  # ascending
     # Float32 log-densities of hundreds of features err by about 1e-4: such a spread of the
     # weights is rounding, whose "tail" would look as heavy as any.
     has_tail = excess[:, -1] > EQUAL
-    excess = tf.where(has_tail[:, tf.newaxis], tf.maximum(excess, 1e-12), 1.0)
+    # Where samples repeat, as those of a discrete z do, many of them stand at the tail's edge:
+    # a tail of which a quarter is not there has no shape.
     n = tf.cast(tail, tf.float64)
+    at_quartile = tf.cast(n / 4.0 + 0.5, tf.int32) - 1
+    has_tail &= tf.gather(excess, at_quartile, axis=1) > 1e-12
+    excess = tf.where(has_tail[:, tf.newaxis], tf.maximum(excess, 1e-12), 1.0)
     grid = 30.0 + tf.floor(tf.sqrt(n))
-    quartile = tf.gather(excess, tf.cast(n / 4.0 + 0.5, tf.int32) - 1, axis=1)[:, tf.newaxis]
+    quartile = tf.gather(excess, at_quartile, axis=1)[:, tf.newaxis]
     steps = tf.range(1.0, grid + 1.0, dtype=tf.float64)
     theta = (1.0 - tf.sqrt(grid / (steps - 0.5))) / (3.0 * quartile) + 1.0 / excess[:, -1:]
 
@@ -253,13 +263,14 @@ def _tail_shape(log_weights: tf.Tensor, tail: tf.Tensor) -> tf.Tensor:
     log_likelihood = tf.where(tf.math.is_finite(log_likelihood), log_likelihood, -1e300)
     mean_theta = tf.reduce_sum(theta * tf.nn.softmax(log_likelihood, -1), -1, keepdims=True)
     k = shape_for(mean_theta)[:, 0]
-    return tf.where(has_tail, (n * k + 10.0 * 0.5) / (n + 10.0), 0.0)
+    k = tf.where(has_tail, (n * k + 10.0 * 0.5) / (n + 10.0), 0.0)
+    return tf.where(broken, tf.constant(float("inf"), tf.float64), k)
 
 
 def _without(shares: tf.Tensor) -> tf.Tensor:
     """log of what is left of the total without each sample: shares [S, B] -> [S, B]."""
     # One sample that is everything leaves nothing: a bound keeps the error large and finite.
-    return tf.math.log(tf.maximum(1.0 - shares, 1e-7))
+    return tf.math.log1p(-tf.minimum(shares, 1.0 - 1e-7))
 
 
 def _jackknife(values: tf.Tensor) -> tf.Tensor:

@@ -266,7 +266,7 @@ def _likelihood_scores(test, scored, estimates):
     value, stderr, _, pareto_k, non_finite = estimates
     count = scored.sum()
     jacobian = test.schema.log_jacobian(test.x, scored).sum()
-    known = pareto_k[np.isfinite(pareto_k)]
+    known = pareto_k[~np.isnan(pareto_k)]  # Infinite: an estimate that is no number.
     return {
         "log_likelihood_per_feature": float(value.sum() / count),
         "log_likelihood_user_units": float((value.sum() + jacobian) / count),
@@ -309,10 +309,10 @@ def _sentences(scores, base, num_samples) -> list[str]:
     share = scores.get("pareto_k_above_0.7", 0.0)
     if share > 0.05:
         sentences.append(
-            f"For {100 * share:.0f} % of the rows the log-likelihood may be far too low and "
-            f"its error bar is not to be trusted (Pareto k above 0.7): q(z | x_o) seldom "
-            f"proposes what explains the rest of the row. More samples than {num_samples} may "
-            f"help (evaluate.num_samples)."
+            f"For {100 * share:.0f} % of the rows the log-likelihood may be far off and its "
+            f"error bar is not to be trusted (Pareto k above 0.7): what is drawn for z seldom "
+            f"explains the row. More samples than {num_samples} may help "
+            f"(evaluate.num_samples)."
         )
     lost = scores.get("non_finite_samples", 0.0)
     if lost:

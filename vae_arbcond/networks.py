@@ -184,6 +184,12 @@ class Made(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        if hidden < event_size:
+            raise ValueError(
+                f"A masked network for {event_size} coordinates needs at least as many hidden "
+                f"units, got hidden={hidden}: with fewer, some coordinates could not see "
+                f"others."
+            )
         self.event_size, self.num_outputs = event_size, num_outputs
         coordinates = range(1, event_size + 1)
         # Degree 0 sees the context alone: that is what the first coordinate is told by.

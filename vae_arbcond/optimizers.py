@@ -71,6 +71,14 @@ class FusedAdam(keras.optimizers.Adam):
     CPU that is as long as the whole forward pass of a small model.
     """
 
+    def build(self, variables):
+        if self.weight_decay:
+            # What is no matrix is a bias, a scale or a threshold: 0 is no better a value.
+            self.exclude_from_weight_decay(
+                var_list=[v for v in variables if len(v.shape) < 2 or v.name == "bias"]
+            )
+        super().build(variables)
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         slots = [slot[index].value for slot in (self._momentums, self._velocities)]
@@ -92,10 +100,6 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 def _adam(learning_rate, weight_decay, clip_norm):
-    optimizer = FusedAdam(
+    return FusedAdam(
         learning_rate, weight_decay=weight_decay or None, global_clipnorm=clip_norm
     )
-    if not weight_decay:
-        return optimizer
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "raw_scale"])
-    return optimizer

@@ -5,6 +5,7 @@ gin refuses misspelt parameters when it parses a file, and `get_config`/`from_co
 derived from the arguments the constructor was called with.
 """
 
+import contextlib
 import functools
 import inspect
 
@@ -12,6 +13,7 @@ import gin
 import keras
 
 PACKAGE = "vae_arbcond"
+POLICY = "dtype_policy"  # where a configuration keeps it, if it is not float32
 _CLOSED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -58,11 +60,25 @@ def register(cls):
     return gin.register(cls, module=PACKAGE)
 
 
+@contextlib.contextmanager
+def dtype_policy(name: str):
+    """Layers constructed inside have this policy, 'mixed_bfloat16' say."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def _get_config(self):
-    return {
+    config = {
         key: _without_shapes(keras.saving.serialize_keras_object(value))
         for key, value in self._constructor_arguments.items()
     }
+    policy = getattr(getattr(self, "dtype_policy", None), "name", "float32")
+    # Keras' own layers store theirs; those made inside a registered class have no config.
+    return config if policy == "float32" else {POLICY: policy, **config}
 
 
 def _without_shapes(config):
@@ -76,6 +92,10 @@ def _without_shapes(config):
 
 
 def _from_config(cls, config):
-    return cls(
-        **{key: keras.saving.deserialize_keras_object(value) for key, value in config.items()}
-    )
+    arguments = {
+        key: keras.saving.deserialize_keras_object(value)
+        for key, value in config.items()
+        if key != POLICY
+    }
+    with dtype_policy(config.get(POLICY, "float32")):
+        return cls(**arguments)

@@ -108,8 +108,8 @@ def check_discrete(x: tf.Tensor, features: tf.Tensor, name: str, spec: "DataSpec
         kind = (
             "a count: its values are whole numbers from 0."
             if counts[column]
-            else f"categorical: its values are the levels' indices, whole numbers from 0 to "
-            f"{sizes[column] - 1}."
+            else f"categorical or ordinal: its values are the levels' indices, whole numbers "
+            f"from 0 to {sizes[column] - 1}."
         )
         raise ValueError(
             f"x[{row}, {column}] is {values[row, column]:g} where {name} is True, but column "

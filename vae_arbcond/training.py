@@ -148,7 +148,7 @@ def train(
         "num_parameters": int(conditioner.count_params()),
         "seconds": round(time.time() - started, 1),
         "seed": seed,
-        "schema": runs.fingerprint(data.train.schema),
+        "schema": runs.fingerprint(run.path),
         "stages": history,
         "versions": runs.versions(),
     }
@@ -373,11 +373,7 @@ class _StageLoop:
             index = tf.slice(index, [replica * share], [share])
             x, present = tf.gather(x_all, index), tf.gather(present_all, index)
             seed = _fold_in(_fold_in(mask_seed, step), replica)
-            if self.noise:
-                jitter = self.noise * tf.random.stateless_normal(
-                    tf.shape(x), _fold_in(seed, 1)
-                )
-                x = x + (jitter if discrete is None else tf.where(discrete, 0.0, jitter))
+            x = with_noise(x, self.noise, discrete, _fold_in(seed, 1))
             observed = self.mask(x, present, _fold_in(seed, 0)) & present
             return self.trainable.train_step((x, present, observed))
 
@@ -403,6 +399,19 @@ class _StageLoop:
         return lambda first, count: compiled(
             tf.constant(first, tf.int64), tf.constant(count, tf.int64)
         )
+
+
+def with_noise(x, noise: float, discrete, seed) -> tf.Tensor:
+    """x [B, *F, *E] with Gaussian noise of standard deviation `noise` on its real features.
+
+    Args:
+      discrete: bool [D], `DataSpec.discrete`: indices and counts stay what they are.
+      seed: int32 [2].
+    """
+    if not noise:
+        return x
+    jitter = noise * tf.random.stateless_normal(tf.shape(x), seed)
+    return x + (jitter if discrete is None else tf.where(discrete, 0.0, jitter))
 
 
 class _Validation:

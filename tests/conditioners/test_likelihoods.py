@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
 from oracles import LinearGaussian
 from toy_conditioners import ExactConditioner
 
 from vae_arbcond.conditioners import (
     DefaultLikelihood,
+    Inference,
     PredictiveLikelihood,
     RatioLikelihood,
 )
 
+tfd = tfp.distributions
 NAMED = (DefaultLikelihood(), RatioLikelihood(), PredictiveLikelihood())
 
 
@@ -52,6 +56,36 @@ def test_wrong_questions_are_refused(likelihood, question):
         likelihood(method, x, observed, 1.0 - observed, 10, [0, 1])
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         likelihood(method, x, observed, ~observed, 0, [0, 1])
+
+
+@pytest.mark.parametrize("likelihood", NAMED, ids=str)
+def test_what_is_observed_adds_nothing_as_a_target(likelihood, question):
+    _, method, x, observed = question
+    want = likelihood(method, x, observed, ~observed, 50, [0, 1]).value
+    got = likelihood(method, x, observed, np.ones_like(observed), 50, [0, 1]).value
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_joint_half_of_a_ratio_draws_from_the_model_s_own_encoder(question):
+    # Eq. 18's proposal is q(z | x), Eq. 19's q(z | x_o): a method whose two differ.
+    model, _, x, _ = question
+
+    class Shifted(ExactConditioner):
+        def infer(self, x, observed, seed):
+            exact = super().infer(x, observed, seed).posterior
+            return Inference(
+                tfd.MultivariateNormalTriL(exact.mean() + 0.7, exact.scale.to_dense())
+            )
+
+    method = Shifted(model).create_variables(model.data_spec)
+    x = tf.constant(x)
+    everything = tf.ones_like(x, tf.bool)
+    joint = method.joint_log_weights(x, everything, 20, tf.constant([0, 1]))
+    # With the exact posterior as the proposal every weight is log p(x); with another none is.
+    want = model.exact_log_prob(x.numpy(), ~everything.numpy(), everything.numpy())
+    np.testing.assert_allclose(joint, np.broadcast_to(want, joint.shape), rtol=1e-3, atol=1e-3)
+    given = method.log_weights(x, everything, ~everything, 20, tf.constant([0, 1]))[0]
+    assert np.std(given, axis=0).min() > 1e-2
 
 
 @pytest.mark.parametrize("likelihood", NAMED, ids=str)

@@ -15,6 +15,7 @@ from vae_arbcond.conditioners import PosteriorMatching, sampling
 from vae_arbcond.distributions import (
     AutoregressiveMixture,
     CholeskyGaussian,
+    Conditional,
     DiagonalGaussian,
     FeatureScaleNormal,
     GaussianMixture,
@@ -23,8 +24,10 @@ from vae_arbcond.distributions import (
     MaskedAutoregressiveFlow,
     Planar,
     PlanarFlow,
+    conditional,
 )
 from vae_arbcond.models import VAE
+from vae_arbcond.registry import dtype_policy
 from vae_arbcond.shapes import DataSpec
 
 tfd = tfp.distributions
@@ -131,6 +134,9 @@ def test_only_reparameterised_draws_carry_gradients(name):
     assert (kind == tfd.FULLY_REPARAMETERIZED) == (name in REPARAMETERIZED)
     if name in REPARAMETERIZED:
         assert len(gradients) == len(head.trainable_variables)
+    elif isinstance(q, Conditional):
+        # A draw that involves a choice passes nothing on, rather than a biased part.
+        assert not gradients
 
 
 def test_a_graph_of_unknown_batch_size_gives_the_same(name):
@@ -173,14 +179,10 @@ def test_rows_with_seeds_of_their_own_do_not_depend_on_each_other(name):
 
 
 def test_half_precision_networks_give_float32_densities(name):
-    before = keras.config.dtype_policy()
-    try:
-        keras.config.set_dtype_policy("mixed_bfloat16")
+    with dtype_policy("mixed_bfloat16"):
         q = HEADS[name](2)(context())
         z = q.sample(3, seed=[0, 0])
         assert z.dtype == tf.float32 and q.log_prob(z).dtype == tf.float32
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def conditioner(head):
@@ -194,14 +196,37 @@ def conditioner(head):
     return PosteriorMatching(model, networks.mlp((8,)), head)
 
 
+@pytest.mark.parametrize("largest", [1, 200, 2**24])
+def test_many_rows_are_taken_in_slices_that_change_nothing(name, largest, monkeypatch):
+    head = bent(HEADS[name](2))
+    q = head(context())
+    z = tf.random.stateless_normal([7, 5, 2], [5, 1])
+    log_prob, draws = q.log_prob(z), q.sample(7, seed=[6, 1])
+    monkeypatch.setattr(conditional, "LARGEST_LAYER", largest)
+    np.testing.assert_allclose(q.log_prob(z), log_prob, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(q.sample(7, seed=[6, 1]), draws, rtol=1e-4, atol=1e-5)
+    unknown = tf.function(q.log_prob, input_signature=[tf.TensorSpec([None, 5, 2])])
+    np.testing.assert_allclose(unknown(z), log_prob, rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_in_half_precision_comes_back_from_its_file(tmp_path):
+    with dtype_policy("mixed_bfloat16"):
+        method = conditioner(MadeMixture(2, 3, hidden=16, blocks=1))
+    method.create_variables(DataSpec((3,)))
+    x = np.random.default_rng(0).normal(size=[4, 3]).astype(np.float32)
+    observed = np.random.default_rng(1).random([4, 3]) < 0.5
+    want = method.log_likelihood(x, observed, ~observed, 30, [0, 1]).value
+    method.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert keras.config.dtype_policy().name == "float32"
+    got = loaded.log_likelihood(x, observed, ~observed, 30, [0, 1]).value
+    np.testing.assert_array_equal(got, want)
+
+
 def test_a_method_trains_in_half_precision():
-    before = keras.config.dtype_policy()
-    try:
-        keras.config.set_dtype_policy("mixed_bfloat16")
+    with dtype_policy("mixed_bfloat16"):
         method = conditioner(MadeMixture(2, 3, hidden=16, blocks=1))
         method.create_variables(DataSpec((3,)))
-    finally:
-        keras.config.set_dtype_policy(before)
     assert all(v.dtype == "float32" for v in method.trainable_variables)
     x = np.random.default_rng(0).normal(size=[4, 3]).astype(np.float32)
     observed = np.random.default_rng(1).random([4, 3]) < 0.5
@@ -322,22 +347,29 @@ class PlanarTest(tf.test.TestCase):
         got = planar.forward_log_det_jacobian(z, event_ndims=1)
         self.assertAllClose(got, want, rtol=1e-4, atol=1e-4)
 
+    def test_the_map_is_invertible_whatever_the_parameters(self):
+        for scale in (1e-8, 1.0, 3.0, 10.0, 1e3):
+            w, u = (scale * tf.random.stateless_normal([20_000, 4], [i, 1]) for i in range(2))
+            flow = Planar(w, u, tf.zeros([20_000]))
+            at_0 = flow.forward_log_det_jacobian(tf.zeros([20_000, 4]), event_ndims=1)
+            self.assertTrue(np.isfinite(at_0).all())
+
     def test_the_inverse_has_the_gradient_of_an_inverse(self):
         z = tf.random.stateless_normal([6, 3], [3, 0])
         y = self.planar().forward(z)
         w, u = (tf.random.stateless_normal([6, 3], [i, 0]) for i in range(2))
-        b = tf.random.stateless_normal([6], [2, 0])
+        b = tf.random.stateless_normal([6], [2, 0])[:, tf.newaxis]
         with tf.GradientTape(persistent=True) as tape:
             tape.watch([y, w, u, b])
-            back = Planar(w, u, b).inverse(y)
+            back = Planar(w, u, b[:, 0]).inverse(y)
         with tf.GradientTape(persistent=True) as straight:
             straight.watch([z, w, u, b])
-            there = Planar(w, u, b).forward(z)
+            there = Planar(w, u, b[:, 0]).forward(z)
         # d inverse / d y is the inverse of d forward / d z; and where y stays, z moves by
         # minus that times what the parameter moves y by.
         inverse = tf.linalg.inv(straight.batch_jacobian(there, z))
         self.assertAllClose(tape.batch_jacobian(back, y), inverse, rtol=1e-3, atol=1e-3)
-        for parameter in (w, u):
+        for parameter in (w, u, b):
             want = -tf.matmul(inverse, straight.batch_jacobian(there, parameter))
             got = tape.batch_jacobian(back, parameter)
             self.assertAllClose(got, want, rtol=1e-3, atol=2e-3)

@@ -12,6 +12,7 @@ from vae_arbcond.distributions import (
     CholeskyGaussian,
     DiagonalGaussian,
     FeatureScaleNormal,
+    MadeMixture,
     MixedColumns,
     Normal,
 )
@@ -164,3 +165,9 @@ class ShapesTest(tf.test.TestCase):
         self.assertAllClose(
             vae.prior().log_prob(z), -0.5 * 4.25 - np.log(2 * np.pi), rtol=1e-6
         )
+
+
+class PosteriorHeadTest(tf.test.TestCase):
+    def test_a_posterior_without_reparameterised_draws_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "needs reparameterised draws.*MadeMixture"):
+            linear_vae(lambda size: MadeMixture(size, 2, 8, 1))

@@ -21,7 +21,7 @@ tfd = tfp.distributions
 class _AutoregressiveHead(keras.layers.Layer):
     """What the two heads share: from a mixture's parameters to densities and draws."""
 
-    # A mixture's component is a choice, and gradients do not pass through choices.
+    # A mixture's component is a choice, through which no gradient passes.
     reparameterized = False
 
     def __init__(self, event_size, components, min_scale, name):
@@ -122,6 +122,7 @@ class AutoregressiveMixture(_AutoregressiveHead):
     ):
         super().__init__(event_size, components, min_scale, name)
         self.hidden = hidden
+        self.layer_size = event_size * max(hidden, 3 * components)
         # One dense layer of the concatenated input, in three parts: the context's is needed
         # once, not once a prefix.
         self.of_values = keras.layers.Dense(hidden, use_bias=False)
@@ -212,6 +213,7 @@ class MadeMixture(_AutoregressiveHead):
     ):
         super().__init__(event_size, components, min_scale, name)
         self.made = Made(event_size, 3 * components, hidden, blocks, activation)
+        self.layer_size = max(hidden, 3 * components * event_size)
 
     def build(self, input_shape):
         self.made.build((None, self.event_size), input_shape)

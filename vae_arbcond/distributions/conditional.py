@@ -5,6 +5,8 @@ import tensorflow_probability as tfp
 
 tfd = tfp.distributions
 
+LARGEST_LAYER = 2**24  # numbers in the output of one layer: 64 MiB
+
 
 class Conditional(tfd.Distribution):
     """z given a context: batch_shape [...], event_shape [event_size].
@@ -15,8 +17,8 @@ class Conditional(tfd.Distribution):
 
     Args:
       head: has `log_density(z, context)` [N, D], [N, H] -> [N]; `from_noise(noise, context)`
-        [N, M], [N, H] -> [N, D]; `noise_size`, M; and `reparameterized`: whether `from_noise`
-        carries gradients.
+        [N, M], [N, H] -> [N, D]; `noise_size`, M; `layer_size`: numbers a row in the output
+        of its widest layer; and `reparameterized`: whether `from_noise` carries gradients.
       context: float32 [..., H], one axis at least before the last.
       event_size: D.
     """
@@ -64,13 +66,14 @@ class Conditional(tfd.Distribution):
     def from_noise(self, noise):
         """Noise [..., *batch, noise_size] -> draws [..., *batch, event_size]."""
         flat, context, leading = self._flattened(noise)
-        z = self._head.from_noise(flat, context)
+        z = self._in_slices(self._head.from_noise, flat, context, [self._event_size])
         z = tf.reshape(z, tf.concat([leading, [self._event_size]], 0))
         return tf.ensure_shape(z, [*noise.shape[:-1], self._event_size])
 
     def _log_prob(self, z):
         flat, context, leading = self._flattened(tf.cast(z, tf.float32))
-        log_density = tf.reshape(self._head.log_density(flat, context), leading)
+        log_density = self._in_slices(self._head.log_density, flat, context, [])
+        log_density = tf.reshape(log_density, leading)
         shape = tf.broadcast_static_shape(z.shape[:-1], self._context.shape[:-1])
         return tf.ensure_shape(log_density, shape)
 
@@ -78,7 +81,32 @@ class Conditional(tfd.Distribution):
         shape = tf.concat([[n], self.batch_shape_tensor(), [self.noise_size]], 0)
         noise = tf.random.stateless_normal(shape, tfp.random.sanitize_seed(seed))
         static = tf.TensorShape([tf.get_static_value(n)]).concatenate(self.batch_shape)
-        return self.from_noise(tf.ensure_shape(noise, static.concatenate(self.noise_size)))
+        z = self.from_noise(tf.ensure_shape(noise, static.concatenate(self.noise_size)))
+        # Where a draw involves a choice, what passes through the rest is a biased gradient.
+        return z if self._head.reparameterized else tf.stop_gradient(z)
+
+    def _in_slices(self, function, values, context, event):
+        """function(values [N, V], context [N, H]) -> [N, *event], for so many rows at once
+        that a layer's output stays below `LARGEST_LAYER` numbers."""
+        size = max(LARGEST_LAYER // self._head.layer_size, 1)
+        total = values.shape[0]
+        if total is not None and total <= size:
+            return function(values, context)
+        total = tf.shape(values)[0]
+        at_once = tf.maximum(tf.minimum(total, size), 1)
+        slices = (total + at_once - 1) // at_once
+
+        def sliced(part):
+            spare = [[0, slices * at_once - total], [0, 0]]
+            return tf.reshape(tf.pad(part, spare), [slices, at_once, part.shape[-1]])
+
+        results = tf.map_fn(
+            lambda parts: function(*parts),
+            (sliced(values), sliced(context)),
+            parallel_iterations=1,
+            fn_output_signature=tf.TensorSpec([None, *event]),
+        )
+        return tf.reshape(results, [slices * at_once, *event])[:total]
 
     def _flattened(self, values):
         """(values [N, V], context [N, H], leading shape): both broadcast to one batch."""

@@ -65,6 +65,7 @@ class _AutoregressiveFlowHead(_FlowHead):
 
     def __init__(self, event_size, num_flows, hidden, blocks, activation, name):
         super().__init__(event_size, num_flows, name)
+        self.layer_size = max(hidden, 2 * event_size)
         # Outputs that start at 0: the flow starts as its base.
         self.networks = [
             Made(event_size, 2, hidden, blocks, activation, zero_start=True)
@@ -163,11 +164,14 @@ class Planar(tfb.Bijector):
     def __init__(self, w, u, b, name="Planar"):
         parameters = dict(locals())
         self._w, self._b = w, b
-        # u moves along w alone, so that w u > -1; w = 0 is a shift, whatever u is.
+        # u moves along w alone, so that w u > -1; w = 0 is a shift, whatever u is. That
+        # product is softplus(w u) - 1; taken from the moved u, rounding could take it below.
         dot = tf.reduce_sum(w * u, -1, keepdims=True)
-        norm = tf.maximum(tf.reduce_sum(w**2, -1, keepdims=True), 1e-12)
-        self._u = u + (tf.nn.softplus(dot) - 1.0 - dot) * w / norm
-        self._slope = tf.reduce_sum(w * self._u, -1)  # > -1
+        square = tf.reduce_sum(w**2, -1, keepdims=True)
+        move = tf.nn.softplus(dot) - 1.0 - dot
+        self._u = u + move * w / tf.maximum(square, 1e-12)
+        share = tf.minimum(square / 1e-12, 1.0)  # of the move that a tiny w takes part in
+        self._slope = tf.maximum(dot + share * move, 1e-6 - 1.0)[..., 0]
         super().__init__(
             forward_min_event_ndims=1,
             validate_args=False,
@@ -221,7 +225,8 @@ class PlanarFlow(_FlowHead):
 
     def __init__(self, event_size: int, num_flows: int = 8, name: str | None = None):
         super().__init__(event_size, num_flows, name)
-        self.params = keras.layers.Dense(num_flows * (2 * event_size + 1))
+        self.layer_size = num_flows * (2 * event_size + 1)
+        self.params = keras.layers.Dense(self.layer_size)
 
     def build(self, input_shape):
         super().build(input_shape)

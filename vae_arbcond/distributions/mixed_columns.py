@@ -12,7 +12,9 @@ from vae_arbcond.registry import register
 tfd = tfp.distributions
 
 LARGEST_LOG_MEAN = float(np.log(2.0**24))  # float32 has every whole number up to here.
-MIN_DISPERSION = 1e-4  # 1 / r of a count: below, a negative binomial is a Poisson to float32.
+# 1 / r of a count: its standard deviation is at least 1 % of its mean. Less, and the density's
+# terms would cancel beyond what float32 holds.
+MIN_DISPERSION = 1e-4
 MIN_GAP = 1e-3  # between two thresholds of an ordinal column, in log-odds
 
 

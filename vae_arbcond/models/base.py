@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from vae_arbcond.models.schedules import ConstantBeta
+from vae_arbcond.registry import dtype_policy
 from vae_arbcond.shapes import DataSpec
 
 tfd = tfp.distributions
@@ -118,12 +119,14 @@ class Trainable(keras.Model):
           spec: the data's shape and, for tables, the number of levels of each column.
           seed: of the initial weights. Parts that have weights already keep them.
         """
-        self.build_for(spec)
-        self._seed_initializers(seed)
-        x = tf.zeros([1, *spec.x_shape])
-        seen = tf.ones([1, *spec.feature_shape], tf.bool)
-        self(x, seen, seen, seed=tf.zeros([2], tf.int32), step=tf.constant(0))
-        self.dry_run(x, seen)
+        # Heads make layers once they know the data.
+        with dtype_policy(self.dtype_policy.name):
+            self.build_for(spec)
+            self._seed_initializers(seed)
+            x = tf.zeros([1, *spec.x_shape])
+            seen = tf.ones([1, *spec.feature_shape], tf.bool)
+            self(x, seen, seen, seed=tf.zeros([2], tf.int32), step=tf.constant(0))
+            self.dry_run(x, seen)
         return self
 
     def _seed_initializers(self, seed: int) -> None:

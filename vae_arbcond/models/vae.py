@@ -64,6 +64,12 @@ class VAE(LatentVariableModel):
                 f"The posterior head has event_size {list(q.event_shape)}, but the model's "
                 f"latent_size is {self.latent_size}. Give both the same number."
             )
+        if q.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
+            raise ValueError(
+                f"The ELBO's gradient needs reparameterised draws of q(z | x), which "
+                f"{type(self.posterior_head).__name__} does not have. Use a Gaussian or a "
+                f"flow as posterior_head; as a partial posterior any head will do."
+            )
         z = q.sample(seed=seed)
         log_px = over_features(self.likelihood(z), present).log_prob(x)
         return log_px - beta * kl_divergence(q, self.prior(), z)

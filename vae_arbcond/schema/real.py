@@ -215,6 +215,15 @@ class Positive(_Real):
         # Within the logarithms of float64's numbers: never 0, never infinite.
         return np.exp(np.clip(x * self.scale + self.mean, *LOG_LIMITS))
 
+    def _cast(self, x, dtype):
+        values = self._values(x)
+        numpy_dtype = getattr(dtype, "numpy_dtype", dtype)
+        if dtype.kind == "f":  # A small float has its own smallest number above 0.
+            values = np.maximum(values, float(np.finfo(numpy_dtype).tiny))
+        elif dtype.kind in "iu":
+            values = np.maximum(values, 1.0)
+        return _cells.cast_numbers(values, dtype, whole=False)
+
     def stddev(self, draws):
         return self.linear(draws).std(0)
 

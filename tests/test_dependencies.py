@@ -22,6 +22,7 @@ ALLOWED = {
     "schema": {"files"},
     "masks": BASE,
     "networks": BASE,
+    "skip_networks": BASE,
     "distributions": BASE | {"networks"},
     "estimators": BASE | {"distributions"},
     "models": NETWORKS,

@@ -135,7 +135,11 @@ class DiscretizedLogisticMixture(tfd.Distribution):
         return x if self._colour else x[..., 0]
 
     def _mean(self):
-        """The mean of the logistics clipped to [0, 1]: within half a level of the true one."""
+        """The mean of the logistics clipped to [0, 1].
+
+        Within half a level of the true one for grey pixels. Of colours the later channels are
+        approximate: they are moved by the mean of those before, and the clip bends that.
+        """
         means = []
         for i in range(self._channels):
             before = tf.stack(means, -1) if means else None

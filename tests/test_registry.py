@@ -10,7 +10,15 @@ import numpy as np
 import tensorflow as tf
 from contract import SEED, example_inputs
 
-from vae_arbcond import conditioners, distributions, models, networks, registry, skip_networks
+from vae_arbcond import (
+    conditioners,
+    distributions,
+    masks,
+    models,
+    networks,
+    registry,
+    skip_networks,
+)
 from vae_arbcond.shapes import DataSpec
 
 # What each registered class is constructed with here: nothing left at its default, so that an
@@ -171,8 +179,43 @@ ARGUMENTS = {
         "correct_draws": False,
         "name": "matching",
     },
+    "BernoulliMask": {"observed_prob": 0.3},
+    "UniformCountMask": {"low": 0.1, "high": 1.0, "all_observed": True},
+    "MixtureMask": {
+        "generators": (masks.BernoulliMask(0.3), masks.CentreMask(0.4)),
+        "weights": (1.0, 2.0),
+    },
+    "IntersectionMask": {"generators": (masks.BernoulliMask(0.3), masks.CentreMask(0.4))},
+    "RectangleMask": {"min_hidden": 0.1, "max_hidden": 0.6},
+    "HalfMask": {"sides": ("left", "top")},
+    "HorizontalLineMask": {"height": 2},
+    "SquareMask": {"size": 3},
+    "CentreMask": {"side": 0.4},
+    "FixedRectanglesMask": {"rectangles": ((0, 0, 3, 2), (1, 1, 2, 5)), "size": (6, 5)},
+    "RandomPatchesMask": {"size": 3, "count": 1},
+    "RotatingHalfMask": {"steps": 12},
+    "PatternMask": {
+        "resolution": 0.1,
+        "density": 0.4,
+        "min_hidden": 0.1,
+        "max_hidden": 0.5,
+    },
+    "FreeFormMask": {
+        "min_hidden": 0.1,
+        "max_hidden": 0.5,
+        "strokes": False,
+        "min_brush": 0.1,
+        "max_brush": 0.2,
+    },
+    "MissingAtRandomMask": {
+        "observed_prob": 0.4,
+        "always_observed": (1, 2),
+        "strength": 1.0,
+        "mechanism_seed": 3,
+    },
+    "SelfMaskingMask": {"observed_prob": 0.4, "strength": -1.0, "columns": (0, 2)},
 }
-FOLDERS = (conditioners, distributions, models, networks, skip_networks)
+FOLDERS = (conditioners, distributions, masks, models, networks, skip_networks)
 
 
 def registered_classes():

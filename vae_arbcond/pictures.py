@@ -1,4 +1,4 @@
-"""Grids of images as arrays, for TensorBoard and the demo."""
+"""Grids of images as arrays, for TensorBoard, the demo and the documentation."""
 
 import numpy as np
 
@@ -28,6 +28,25 @@ def inpainting_grid(x, observed, completions, scale: int = 4, gap: int = 1) -> n
     grid = np.concatenate([np.concatenate(list(c), axis=0) for c in padded], axis=1)
     grid = np.clip(np.nan_to_num(grid, nan=0.0), 0.0, 1.0)
     return np.repeat(np.repeat(grid, scale, axis=0), scale, axis=1).astype(np.float32)
+
+
+def mask_row(observed, scale: int = 1, gap: int = 4) -> np.ndarray:
+    """Masks side by side: what is observed white, what is hidden in colour, grey between them.
+
+    Args:
+      observed: bool [N, H, W].
+      scale: size of a pixel.
+      gap: grey pixels around each mask, after scaling.
+
+    Returns:
+      float32 [height, width, 3] in [0, 1].
+    """
+    observed = np.asarray(observed)
+    large = observed.repeat(scale, axis=1).repeat(scale, axis=2)[..., np.newaxis]
+    tiles = np.where(large, np.float32(1.0), np.asarray(HIDDEN, np.float32))
+    around = [(0, 0), (gap, gap), (0, gap), (0, 0)]
+    row = np.concatenate(list(np.pad(tiles, around, constant_values=0.6)), axis=1)
+    return np.pad(row, [(0, 0), (gap, 0), (0, 0)], constant_values=0.6)
 
 
 def _rgb(images: np.ndarray, grey_ndim: int) -> np.ndarray:

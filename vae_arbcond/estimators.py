@@ -167,7 +167,13 @@ def certain_where(certain: tf.Tensor, estimate: Estimate) -> Estimate:
 
 
 def log_mean_exp(log_values: tf.Tensor) -> tf.Tensor:
-    """log 1/S sum_s exp(log_values_s) over the first axis."""
+    """log 1/S sum_s exp(log_values_s) over the first axis.
+
+    Raises:
+      ValueError: there are no samples.
+    """
+    if log_values.shape[0] == 0:
+        raise ValueError("An estimate needs at least one sample, got none: [0, B].")
     count = tf.cast(tf.shape(log_values)[0], log_values.dtype)
     return tf.reduce_logsumexp(log_values, 0) - tf.math.log(count)
 

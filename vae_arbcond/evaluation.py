@@ -114,6 +114,11 @@ def evaluate(
             "The data differ from those the model was trained on (their schema does), so test "
             "rows may be rows it has seen, in other units. Evaluate on the data of the run."
         )
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 20:
+        raise ValueError(
+            f"evaluate.num_samples must be a whole number, 20 or more for 90 % intervals; got "
+            f"{num_samples!r}."
+        )
     test = data.test
     if not len(test):
         raise ValueError("There are no test rows: make_splits.test_fraction must be above 0.")

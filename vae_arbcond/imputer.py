@@ -20,7 +20,10 @@ class CompletedTable:
     """A table without gaps, and how far to trust what was filled in.
 
     Attributes:
-      table: the best single completion; the values of observed cells as they were.
+      table: the best single completion; the values of observed cells as they were. A filled
+        number is a mean (of a positive column the median), a filled level the likeliest one.
+        It is estimated from other samples than `cells`: where two levels are nearly as likely
+        the two may name different ones.
       completions: `num_samples` draws of the whole table, one below the other; the first
         level of the index, "completion", counts them from 0.
       cells: a row for every cell that was missing: its `row` label and `column`, the `value`

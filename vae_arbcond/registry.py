@@ -43,7 +43,12 @@ def register(cls):
     def recording_init(self, *args, **kwargs):
         # A registered subclass reaches its parent's constructor too: keep the outermost call.
         if "_constructor_arguments" not in self.__dict__:
-            bound = signature.bind(self, *args, **kwargs)
+            try:
+                bound = signature.bind(self, *args, **kwargs)
+            except TypeError as error:
+                raise TypeError(
+                    f"{cls.__name__}: {error}. In a gin file: {cls.__name__}.NAME = value."
+                ) from None
             bound.apply_defaults()
             arguments = dict(list(bound.arguments.items())[1:])
             # Past Keras' and TensorFlow's attribute tracking: no second owner of the weights.

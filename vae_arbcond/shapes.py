@@ -61,6 +61,38 @@ def _show(shape: tf.TensorShape) -> tuple:
     return tuple(shape) if shape.rank is not None else ("unknown",)
 
 
+def check_positive(owner, **values) -> None:
+    """Refuses constructor arguments that are no numbers above 0.
+
+    Raises:
+      ValueError: names the class, the argument and the value.
+    """
+    for name, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and value > 0):
+            raise ValueError(
+                f"{type(owner).__name__}.{name} must be a number above 0, got {value!r}."
+            )
+
+
+def check_sizes(owner, **values) -> None:
+    """Refuses constructor arguments that are no whole numbers of at least 1.
+
+    Raises:
+      ValueError: names the class, the argument and the value.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"{type(owner).__name__}.{name} must be a whole number, 1 or more, got "
+                f"{value!r}."
+            )
+
+
+LARGEST_COUNT = 2**24  # float32 has every whole number up to here
+LARGEST = 1e15  # of x: squares and their sums stay finite in float32
+
+
 def check_finite(x: tf.Tensor, features: tf.Tensor, name: str) -> None:
     """Refuses NaN and infinity where a mask says that there is a value; eagerly only.
 
@@ -71,8 +103,17 @@ def check_finite(x: tf.Tensor, features: tf.Tensor, name: str) -> None:
     """
     if not tf.executing_eagerly():
         return  # A graph has no values to look at; what comes out is NaN in that row.
-    wrong = expand_features(features, x) & ~tf.math.is_finite(x)
+    seen = expand_features(features, x)
+    far = tf.boolean_mask(x, tf.broadcast_to(seen & (tf.abs(x) > LARGEST), tf.shape(x)))
+    wrong = seen & ~tf.math.is_finite(x)
     count = int(tf.math.count_nonzero(wrong))
+    if not count and tf.size(far):
+        raise ValueError(
+            f"x holds {float(far[0]):g} where {name} is True: networks and densities have no "
+            f"answer to values that far out. Give x in the model's units, in which a number "
+            f"is some standard deviations from its mean (TableSchema.to_model), and correct "
+            f"or hide such cells."
+        )
     if count:
         raise ValueError(
             f"{count} entries of x are NaN or infinite where {name} is True. In every mask "
@@ -100,13 +141,13 @@ def check_discrete(x: tf.Tensor, features: tf.Tensor, name: str, spec: "DataSpec
     values = x.numpy()
     sizes = np.array(spec.levels or (0,) * spec.num_features)
     counts = np.array(spec.counts or (0.0,) * spec.num_features) > 0
-    ends = np.where(counts, np.inf, sizes)
+    ends = np.where(counts, LARGEST_COUNT + 1, sizes)
     fits = (values == np.rint(values)) & (values >= 0) & (values < ends)
     wrong = features.numpy() & (counts | (sizes > 0)) & ~fits
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         kind = (
-            "a count: its values are whole numbers from 0."
+            f"a count: its values are whole numbers from 0 to {LARGEST_COUNT}."
             if counts[column]
             else f"categorical or ordinal: its values are the levels' indices, whole numbers "
             f"from 0 to {sizes[column] - 1}."

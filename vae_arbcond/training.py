@@ -131,6 +131,7 @@ def train(
         if config_text:
             run.save_config(config_text)
         conditioner.create_variables(data.train.spec, seed)
+        conditioner.check_data(data.train.x, data.train.present)
         started = time.time()
         history = {}
         restore = _Restore(resume, model_lost=resume and not run.has_whole_model())

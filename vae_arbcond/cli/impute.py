@@ -8,8 +8,8 @@ Writes filled.csv (the table without gaps; every other cell as it was written),
 filled_cells.csv (a row for each filled cell: its standard deviation, interval and class
 probabilities) and, with --num_samples=N, filled_completions.csv (N drawn tables one below the
 other; the columns "completion" and "row" say which table and which row). Rows count from 0.
-Columns the model does not know pass through unchanged. The ending decides: .csv, .tsv or
-.parquet.
+Columns the model does not know pass through unchanged. The ending decides: .csv, .tsv,
+.parquet or, of the input, .npy.
 """
 
 import os
@@ -32,6 +32,12 @@ _MISSING = flags.DEFINE_multi_string(
     None,
     "What a missing cell of the input looks like, besides an empty one; give it several "
     "times. Default: NA, NaN, null and the like.",
+)
+_SEPARATOR = flags.DEFINE_string(
+    "separator", None, "Between the cells of the input, ';' say. Default: by its ending."
+)
+_HEADER = flags.DEFINE_boolean(
+    "header", True, "Whether the first line of the input names the columns (else c0, c1, ...)."
 )
 _UNKNOWN = flags.DEFINE_enum(
     "unknown",
@@ -75,7 +81,8 @@ def main(argv: list[str]) -> None:
             f"Python: vae_arbcond.load({str(run.path)!r}).conditioner.impute(...)."
         )
     missing = MISSING_CELLS if _MISSING.value is None else ("", *_MISSING.value)
-    frame = read_table(_INPUT.value, run.schema, missing)
+    way = {"separator": _SEPARATOR.value, "header": _HEADER.value}
+    frame = read_table(_INPUT.value, run.schema, missing, **way)
     extra = [name for name in frame.columns if name not in run.schema.names]
     if extra:
         print(f"Passed through unchanged, because the model does not know them: {extra}")
@@ -88,7 +95,7 @@ def main(argv: list[str]) -> None:
         seed=_SEED.value,
         unknown=_UNKNOWN.value,
     )
-    texts = read_texts(_INPUT.value)
+    texts = read_texts(_INPUT.value, **way)
     if texts is not None:
         for name, filled in zip(run.schema.names, done.filled.T, strict=True):
             texts.loc[filled, name] = None

@@ -78,7 +78,10 @@ def _ratio(conditioner, x, observed, target, num_samples, seed):
     joint = conditioner.joint_log_weights(x, observed | target, num_samples, joint_seed)
     nothing = tf.zeros_like(observed)
     given = conditioner.log_weights(x, observed, nothing, num_samples, seed)[0]
-    return estimators.ratio(estimators.importance(joint), estimators.importance(given))
+    estimate = estimators.ratio(estimators.importance(joint), estimators.importance(given))
+    extra = target & ~observed
+    nothing = ~tf.reduce_any(extra, list(range(1, extra.shape.rank)))
+    return estimators.certain_where(nothing, estimate)
 
 
 def _predictive(conditioner, x, observed, target, num_samples, seed):

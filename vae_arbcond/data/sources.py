@@ -207,21 +207,28 @@ def read_table(
     )
 
 
-def read_texts(path: str | os.PathLike) -> pd.DataFrame | None:
-    """The cells of a .csv or .tsv file as they are written, before any reading of types.
+def read_texts(
+    path: str | os.PathLike, separator: str | None = None, header: bool = True
+) -> pd.DataFrame | None:
+    """The cells of a text file as they are written, before any reading of types.
+
+    Args:
+      path, separator, header: as for `read_table`.
 
     Returns:
-      A DataFrame of str with the rows and columns of `read_table`; None for a Parquet file,
-      which holds no texts.
+      A DataFrame of str with the rows and columns of `read_table`; None for a .parquet or .npy
+      file, which holds no texts.
 
     Raises:
       As read_table.
     """
     path = pathlib.Path(path)
-    ending = _ending(path)
-    if ending == ".parquet":
-        return None
-    names, rows = _read_cells(path, _SEPARATORS[ending])
+    if separator is None:
+        ending = _ending(path, (*_ENDINGS, ".npy"))
+        if ending not in _SEPARATORS:
+            return None
+        separator = _SEPARATORS[ending]
+    names, rows = _read_cells(path, separator, header)
     return pd.DataFrame(rows, columns=names, dtype=object)
 
 

@@ -14,6 +14,7 @@ import tensorflow_probability as tfp
 from vae_arbcond.distributions.conditional import Conditional
 from vae_arbcond.networks import Made, ResidualBlock
 from vae_arbcond.registry import register
+from vae_arbcond.shapes import check_positive, check_sizes
 
 tfd = tfp.distributions
 
@@ -26,13 +27,8 @@ class _AutoregressiveHead(keras.layers.Layer):
 
     def __init__(self, event_size, components, min_scale, name):
         super().__init__(name=name)
-        if event_size < 1 or components < 1:
-            raise ValueError(
-                f"{type(self).__name__} needs event_size and components of at least 1, got "
-                f"{event_size} and {components}."
-            )
-        if min_scale <= 0:
-            raise ValueError(f"min_scale must be above 0, got {min_scale}.")
+        check_sizes(self, event_size=event_size, components=components)
+        check_positive(self, min_scale=min_scale)
         self.event_size, self.components = event_size, components
         self.min_scale = min_scale
         self.noise_size = 2 * event_size  # For each coordinate: which component, and where.

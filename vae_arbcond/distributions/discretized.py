@@ -183,6 +183,17 @@ class DiscretizedLogistic(LikelihoodHead):
         self.num_levels, self.components = num_levels, components
         self.min_scale = min_scale
 
+    def check_values(self, values):
+        level = values * (self.num_levels - 1)
+        off = (np.abs(level - np.rint(level)) > 0.01) | (values < 0) | (values > 1)
+        if off.any():
+            raise ValueError(
+                f"DiscretizedLogistic(num_levels={self.num_levels}) models the values 0, "
+                f"1/{self.num_levels - 1}, ... 1, but the training data hold "
+                f"{values[off][0]:g}. Give num_levels the number of values a pixel can take "
+                f"(256 for bytes), or use a Normal head."
+            )
+
     def build_for(self, spec):
         if any(spec.levels or ()) or len(spec.event_shape) > 1:
             raise ValueError(

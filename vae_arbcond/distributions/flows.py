@@ -14,6 +14,7 @@ from vae_arbcond.distributions.conditional import Conditional
 from vae_arbcond.distributions.gaussian import DiagonalGaussian
 from vae_arbcond.networks import Made
 from vae_arbcond.registry import register
+from vae_arbcond.shapes import check_sizes
 
 tfd = tfp.distributions
 tfb = tfp.bijectors
@@ -30,11 +31,7 @@ class _FlowHead(keras.layers.Layer):
 
     def __init__(self, event_size, num_flows, name):
         super().__init__(name=name)
-        if event_size < 1 or num_flows < 1:
-            raise ValueError(
-                f"{type(self).__name__} needs event_size and num_flows of at least 1, got "
-                f"{event_size} and {num_flows}."
-            )
+        check_sizes(self, event_size=event_size, num_flows=num_flows)
         self.event_size = self.noise_size = event_size
         self.num_flows = num_flows
         self.base = DiagonalGaussian(event_size)

@@ -5,6 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from vae_arbcond.registry import register
+from vae_arbcond.shapes import check_positive, check_sizes
 
 tfd = tfp.distributions
 tfb = tfp.bijectors
@@ -29,6 +30,8 @@ class DiagonalGaussian(keras.layers.Layer):
 
     def __init__(self, event_size: int, min_scale: float = 1e-3, name: str | None = None):
         super().__init__(name=name)
+        check_sizes(self, event_size=event_size)
+        check_positive(self, min_scale=min_scale)
         self.min_scale = min_scale
         self.params = keras.layers.Dense(2 * event_size)
 
@@ -51,6 +54,8 @@ class CholeskyGaussian(keras.layers.Layer):
 
     def __init__(self, event_size: int, min_scale: float = 1e-3, name: str | None = None):
         super().__init__(name=name)
+        check_sizes(self, event_size=event_size)
+        check_positive(self, min_scale=min_scale)
         self.event_size = event_size
         self.params = keras.layers.Dense(
             event_size + event_size * (event_size + 1) // 2, kernel_initializer=_small()
@@ -86,8 +91,8 @@ class GaussianMixture(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}.")
+        check_sizes(self, event_size=event_size, components=components)
+        check_positive(self, min_scale=min_scale)
         self.event_size, self.components = event_size, components
         self.min_scale, self.full_covariance = min_scale, full_covariance
         spread = event_size * (event_size + 1) // 2 if full_covariance else event_size

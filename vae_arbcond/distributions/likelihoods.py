@@ -6,11 +6,12 @@ model creates its variables: nothing in a configuration repeats what the data sa
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import DataSpec
+from vae_arbcond.shapes import DataSpec, check_positive, check_sizes
 
 tfd = tfp.distributions
 
@@ -52,6 +53,16 @@ class LikelihoodHead(keras.layers.Layer):
                 f"{spec.event_shape} of them. Make each channel a feature: reshape x."
             )
 
+    def check_values(self, values: np.ndarray) -> None:
+        """Refuses data this head gives no probability.
+
+        Args:
+          values: [N], what is present of the training data, in any order.
+
+        Raises:
+          ValueError: names a value and says what to do.
+        """
+
     def dense_parameters(self, spec: DataSpec, num_parameters: int):
         """A layer that maps the decoder's output to [..., *F, num_parameters]."""
         if self.per_feature:
@@ -76,6 +87,7 @@ class Normal(LikelihoodHead):
         self, min_scale: float = 1e-2, per_feature: bool = False, name: str | None = None
     ):
         super().__init__(per_feature, name=name)
+        check_positive(self, min_scale=min_scale)
         self.min_scale = min_scale
 
     def build_for(self, spec):
@@ -99,6 +111,7 @@ class _LearnedScale(LikelihoodHead):
         name: str | None = None,
     ):
         super().__init__(per_feature, name=name)
+        check_positive(self, min_scale=min_scale)
         self.min_scale, self.initial_scale = min_scale, initial_scale
         if initial_scale <= min_scale:
             raise ValueError(
@@ -158,6 +171,7 @@ class StudentT(LikelihoodHead):
         name: str | None = None,
     ):
         super().__init__(per_feature, name=name)
+        check_positive(self, min_scale=min_scale, min_df=min_df)
         self.min_scale, self.min_df = min_scale, min_df
 
     def build_for(self, spec):
@@ -174,8 +188,20 @@ class StudentT(LikelihoodHead):
         )
 
 
+class _UnitInterval(LikelihoodHead):
+    """Heads of values from 0 to 1."""
+
+    def check_values(self, values):
+        outside = values[(values < 0) | (values > 1)]
+        if len(outside):
+            raise ValueError(
+                f"{type(self).__name__} models values from 0 to 1, but the training data hold "
+                f"{outside[0]:g}. Use a Normal head for images, MixedColumns for a table."
+            )
+
+
 @register
-class Bernoulli(LikelihoodHead):
+class Bernoulli(_UnitInterval):
     """One Bernoulli per feature; grey values in [0, 1] are read as probabilities."""
 
     def __init__(self, per_feature: bool = False, name: str | None = None):
@@ -192,7 +218,7 @@ class Bernoulli(LikelihoodHead):
 
 
 @register
-class ContinuousBernoulli(LikelihoodHead):
+class ContinuousBernoulli(_UnitInterval):
     """One continuous Bernoulli per feature: a density on [0, 1] (QAVI's grey images).
 
     Loaiza-Ganem and Cunningham, 2019, https://arxiv.org/abs/1907.06845. Its mean is not the
@@ -218,6 +244,7 @@ class Categorical(LikelihoodHead):
 
     def __init__(self, num_levels: int, per_feature: bool = False, name: str | None = None):
         super().__init__(per_feature, name=name)
+        check_sizes(self, num_levels=num_levels)
         self.num_levels = num_levels
 
     def build_for(self, spec):
@@ -230,6 +257,16 @@ class Categorical(LikelihoodHead):
                 )
         self.spec = spec
         self.params = self.dense_parameters(spec, self.num_levels)
+
+    def check_values(self, values):
+        wrong = values[(values != np.rint(values)) | (values < 0)]
+        wrong = np.append(wrong, values[values >= self.num_levels])
+        if len(wrong):
+            raise ValueError(
+                f"Categorical(num_levels={self.num_levels}) models the levels' indices 0 to "
+                f"{self.num_levels - 1}, but the training data hold {wrong[0]:g}. Use "
+                f"DiscretizedLogistic for grey values, MixedColumns for a table."
+            )
 
     def call(self, h):
         logits = tf.stack(

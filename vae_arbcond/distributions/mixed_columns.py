@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from vae_arbcond.distributions.columns import Columns
 from vae_arbcond.distributions.likelihoods import LikelihoodHead, constant, inverse_softplus
 from vae_arbcond.registry import register
+from vae_arbcond.shapes import check_positive
 
 tfd = tfp.distributions
 
@@ -47,6 +48,12 @@ class MixedColumns(LikelihoodHead):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        check_positive(self, min_scale=min_scale)
+        if min_scale >= 1:
+            raise ValueError(
+                f"MixedColumns.min_scale is a share of a column's standard deviation, below "
+                f"1; got {min_scale}."
+            )
         self.min_scale, self.network_scale = min_scale, network_scale
         self.fixed_scale = fixed_scale
         if fixed_scale is not None and (fixed_scale <= 0 or network_scale):

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from vae_arbcond.distributions import LikelihoodHead
 from vae_arbcond.models.schedules import ConstantBeta
 from vae_arbcond.registry import dtype_policy
 from vae_arbcond.shapes import DataSpec
@@ -158,6 +159,16 @@ class Trainable(keras.Model):
             )
         self.spec = spec
         self.built = True  # There is no single call for Keras to trace the weights from.
+
+    def check_data(self, x: np.ndarray, present: np.ndarray) -> None:
+        """Refuses training data [N, *F, *E] that a likelihood head gives no probability.
+
+        Raises:
+          ValueError: names the head and a value.
+        """
+        for layer in self._flatten_layers():
+            if isinstance(layer, LikelihoodHead):
+                layer.check_values(x[present])
 
     def dry_run(self, x, seen) -> None:
         """Calls whatever creates weights that `loss_terms` alone does not create."""

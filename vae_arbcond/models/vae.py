@@ -51,7 +51,13 @@ class VAE(LatentVariableModel):
         return tfd.MultivariateNormalDiag(tf.zeros([self.latent_size]))
 
     def posterior(self, x, present):
-        return self.posterior_head(self.encoder(self.inputs_layer(x, present)))
+        q = self.posterior_head(self.encoder(self.inputs_layer(x, present)))
+        if q.event_shape != [self.latent_size]:
+            raise ValueError(
+                f"The VAE's posterior_head has event_size {q.event_shape[0]}, but its "
+                f"latent_size is {self.latent_size}. Give both the same number."
+            )
+        return q
 
     def likelihood(self, z):
         return self.likelihood_head(fold_batch(self.decoder, z))
@@ -59,11 +65,6 @@ class VAE(LatentVariableModel):
     def elbo(self, x, present, seed, beta=1.0, posterior=None):
         """The evidence lower bound (Kingma and Welling, Eq. 3), one sample of z. [B], nats."""
         q = self.posterior(x, present) if posterior is None else posterior
-        if q.event_shape != [self.latent_size]:
-            raise ValueError(
-                f"The posterior head has event_size {list(q.event_shape)}, but the model's "
-                f"latent_size is {self.latent_size}. Give both the same number."
-            )
         if q.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
             raise ValueError(
                 f"The ELBO's gradient needs reparameterised draws of q(z | x), which "

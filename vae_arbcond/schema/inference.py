@@ -179,6 +179,11 @@ def _is_integer_with_gaps(cells: pd.Series) -> bool:
 
 
 def _infer_number(cells, name, kind, rows) -> Numeric | Integer | Positive | Count:
+    if kind in ("positive", "count") and cells.dtype.kind == "b":
+        raise ValueError(
+            f"Column {name!r} is of true and false, which are no numbers; leave out its "
+            f"override {kind!r}."
+        )
     values = _cells.numbers_as_floats(cells, name)
     dtype = cells.dtype
     objects = _cells.is_object(dtype) and not any(isinstance(v, str) for v in cells)
@@ -187,7 +192,7 @@ def _infer_number(cells, name, kind, rows) -> Numeric | Integer | Positive | Cou
         fraction = ~np.isnan(values) & (np.rint(values) != values)
         if fraction.any():
             raise ValueError(
-                f"Column {name!r} cannot be an integer column: {_cells.first(cells, fraction)}"
+                f"Column {name!r} cannot be of kind {kind!r}: {_cells.first(cells, fraction)}"
                 f"; override it as 'numeric', or round it first."
             )
         keep = dtype.kind in "iu" or objects
@@ -290,7 +295,8 @@ def _refuse_unordered(cells, name) -> None:
         raise ValueError(
             f"Column {name!r} is text, so the order of its levels "
             f"{show_levels(sorted(found, key=str))} is not known; list them, lowest first, in "
-            f"place of 'ordinal': table_file.overrides = {{{name!r}: ('low', 'high')}}, say."
+            f"place of 'ordinal': table_file.overrides = "
+            f"{{{name!r}: {tuple(sorted(found, key=str))[:12]}}}, in the order you mean."
         )
 
 

@@ -14,7 +14,8 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # a day inside what 64 bits of nanoseconds hold. The day leaves room for any time zone.
 _DATE_LIMITS = (-62135510400, 253402214400)
 LARGEST_COUNT = 2**24  # float32 has every whole number up to here.
-LOG_LIMITS = (-700.0, 700.0)  # exp of these is a float64 above 0
+LOG_LIMITS = (-230.0, 230.0)  # of positive columns: 1e-100 to 1e100, whose squares exist
+FARTHEST = 1e9  # standard deviations; a network's answer to more is no number
 _NANOSECOND_LIMITS = (-9223286400, 9223286400)
 
 
@@ -74,11 +75,12 @@ class _Real(ColumnBase):
         present = ~np.isnan(values)
         with np.errstate(over="ignore"):
             x = np.where(present, (values - self.mean) / self.scale, 0.0).astype(np.float32)
-        if not np.isfinite(x).all():
+        far = ~(np.abs(x) <= FARTHEST)
+        if far.any():
             raise ValueError(
-                f"Column {self.name!r}: {_cells.first(cells, ~np.isfinite(x))}, which is "
-                f"further than float32 reaches from the training mean {self.mean}; correct "
-                f"that cell or leave it empty."
+                f"Column {self.name!r}: {_cells.first(cells, far)}, which is further than "
+                f"{FARTHEST:.0e} standard deviations ({self.scale:g}) from the training mean "
+                f"{self.mean:g}; correct that cell or leave it empty."
             )
         return x, present
 
@@ -249,7 +251,14 @@ def positive_logs(cells: pd.Series, column: str) -> np.ndarray:
             f"cell, leave it empty, or override the column as 'numeric' (as 'count' if it "
             f"holds whole numbers from 0)."
         )
-    return np.log(values)
+    logs = np.log(values)
+    bad = (logs < LOG_LIMITS[0]) | (logs > LOG_LIMITS[1])
+    if bad.any():
+        raise ValueError(
+            f"Column {column!r}: {_cells.first(cells, bad)}; a positive column holds numbers "
+            f"from 1e-100 to 1e100. Correct that cell or leave it empty."
+        )
+    return logs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +305,7 @@ class Count(_Real):
     def _values(self, x):
         if self.constant is not None:
             return np.full(x.shape, float(self.constant))
-        return np.maximum(x, 0.0)
+        return np.clip(x, 0.0, LARGEST_COUNT)
 
     def log_jacobian(self, x):
         return np.zeros(np.shape(x))  # A probability has no unit.

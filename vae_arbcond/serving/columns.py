@@ -30,7 +30,7 @@ from vae_arbcond.schema import (
     cells,
 )
 from vae_arbcond.schema.levels import show_levels
-from vae_arbcond.schema.real import LARGEST_COUNT, LOG_LIMITS
+from vae_arbcond.schema.real import FARTHEST, LARGEST_COUNT, LOG_LIMITS
 from vae_arbcond.serving import dates
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -87,11 +87,11 @@ class Real:
         )
         x = tf.where(present, tf.cast(self._standardised(given), tf.float32), 0.0)
         require(
-            ~tf.math.is_inf(x) | tf.math.is_inf(given),
+            (tf.abs(x) <= FARTHEST) | tf.math.is_inf(given),
             given,
             f"Column `{name}` holds ",
-            f", which is further than float32 reaches from the training mean "
-            f"{self.column.mean}; correct that cell, or give NaN for a missing one.",
+            f", which is further than {FARTHEST:.0e} standard deviations from the training "
+            f"mean {self.column.mean:g}; correct that cell, or give NaN for a missing one.",
         )
         return x, present
 
@@ -121,10 +121,11 @@ class Logarithms(Real):
 
     def _standardised(self, given):
         require(
-            (given > 0) | tf.math.is_nan(given),
+            ((given >= 1e-100) & (given <= 1e100)) | tf.math.is_nan(given),
             given,
             f"Column `{self.column.name}` holds ",
-            ", but it is positive; give a number above 0, or NaN for a missing one.",
+            ", but it is positive; give a number above 0, from 1e-100 to 1e100, or NaN for a "
+            "missing one.",
         )
         return super()._standardised(tf.math.log(given))
 
@@ -152,7 +153,7 @@ class Counts(Real):
         return given
 
     def _values(self, x):
-        return tf.maximum(tf.cast(x, tf.float64), 0.0)
+        return tf.clip_by_value(tf.cast(x, tf.float64), 0.0, float(LARGEST_COUNT))
 
 
 class Dates(Real):

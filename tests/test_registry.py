@@ -120,6 +120,16 @@ ARGUMENTS = {
     "Categorical": {"num_levels": 3, "per_feature": True, "name": "categorical"},
     "MixedColumns": {"min_scale": 0.1, "network_scale": True, "name": "mixed"},
     "VAE": VAE_ARGUMENTS,
+    "GaussianMixtureConditioner": {
+        "components": (1, 3),
+        "strength": 0.25,
+        "folds": 3,
+        "bag": False,
+        "shrink_covariance": 1.0,
+        "shrink_levels": 2.0,
+        "num_steps": 8,
+        "name": "mixture",
+    },
     "PosteriorMatching": {
         "model": models.VAE(**VAE_ARGUMENTS),
         "partial_encoder": networks.mlp((5,), "tanh", 0.1),

@@ -6,6 +6,7 @@ from vae_arbcond.conditioners.base import (
     Inference,
     LatentConditioner,
 )
+from vae_arbcond.conditioners.gaussian_mixture import GaussianMixtureConditioner
 from vae_arbcond.conditioners.likelihoods import (
     DefaultLikelihood,
     PredictiveLikelihood,
@@ -17,6 +18,7 @@ __all__ = [
     "ArbitraryConditioner",
     "DefaultLikelihood",
     "DensityConditioner",
+    "GaussianMixtureConditioner",
     "Inference",
     "LatentConditioner",
     "PosteriorMatching",

@@ -1,0 +1,102 @@
+"""Gaussians given any part of their features: masked Cholesky solves for rows x components.
+
+A row's observed features are packed to the front, so that a solve costs as much as there are
+observed features, not as there are features. Everything is float64.
+
+    r = x_o - mu_o,  S_oo = L L^T,  V = L^-1 E  (E picks the observed features: [O, D])
+    log p(x_o) = -1/2 |V r|^2 - log det L - O/2 log 2 pi
+    E[x | x_o] = mu + S a,  a = V^T V r;    Cov[x | x_o] = S - S V^T V S
+
+A hidden feature has no row in V; an observed one has E[x | x_o] = x and no variance.
+"""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class Packed(NamedTuple):
+    """Which features of each row are observed, packed: O is the most that any row has.
+
+    Attributes:
+      index: int32 [B, O], the observed features in order, then anything.
+      valid: bool [B, O], which entries of `index` count.
+      select: float64 [B, O, D], row i picks feature index[i]; zero where not valid.
+    """
+
+    index: tf.Tensor
+    valid: tf.Tensor
+    select: tf.Tensor
+
+
+class Solved(NamedTuple):
+    """What rows x components of solves leave behind; K components, B rows.
+
+    Attributes:
+      log_density: log p(x_o | component): [K, B].
+      white: V r: [K, B, O].
+      solve: V: [K, B or 1, O, D].
+    """
+
+    log_density: tf.Tensor
+    white: tf.Tensor
+    solve: tf.Tensor
+
+
+def pack(observed) -> Packed:
+    """Packs bool [B, D]."""
+    count = tf.reduce_sum(tf.cast(observed, tf.int32), -1)
+    # One entry where no row observes anything: some operations refuse to work on none.
+    most = tf.reduce_max(tf.concat([count, [1]], 0))
+    order = tf.argsort(tf.cast(~observed, tf.int32), axis=-1, stable=True)
+    index = order[:, :most]
+    valid = tf.range(most) < count[:, tf.newaxis]
+    picked = tf.where(valid, index, -1)
+    return Packed(index, valid, tf.one_hot(picked, tf.shape(observed)[1], dtype=tf.float64))
+
+
+def solve(means, covariances, x, observed, packed: Packed) -> Solved:
+    """Solves for every row and component.
+
+    Args:
+      means, covariances: [K, D], [K, D, D].
+      x: [B, D], finite everywhere.
+      observed: bool [B, D].
+      packed: of `observed`; or of one row, when all rows observe the same features.
+    """
+    index, valid, select = packed
+    size = tf.shape(means)[1]
+    flat = index[:, :, tf.newaxis] * size + index[:, tf.newaxis]
+    flat_covariances = tf.reshape(covariances, [tf.shape(means)[0], size * size])
+    both = valid[:, :, tf.newaxis] & valid[:, tf.newaxis]
+    identity = tf.eye(tf.shape(index)[1], dtype=tf.float64)
+    matrices = tf.where(both, tf.gather(flat_covariances, flat, axis=1), identity)
+    cholesky = tf.linalg.cholesky(matrices)
+    shape = tf.concat([tf.shape(cholesky)[:2], tf.shape(select)[1:]], 0)
+    solved = tf.linalg.triangular_solve(cholesky, tf.broadcast_to(select, shape))
+    residual = tf.where(observed, x - means[:, tf.newaxis], 0.0)  # [K, B, D]
+    white = tf.linalg.matvec(solved, residual)
+    log_det = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(cholesky)), -1)
+    count = tf.reduce_sum(tf.cast(observed, tf.float64), -1)
+    log_density = -0.5 * (tf.reduce_sum(white**2, -1) + count * LOG_2PI) - log_det
+    return Solved(log_density, white, solved)
+
+
+def scores(solved: Solved) -> tf.Tensor:
+    """a = V^T V r, the gradient of log p(x_o | component) in its mean: [K, B, D]."""
+    return tf.linalg.matvec(solved.solve, solved.white, transpose_a=True)
+
+
+def conditional_means(means, covariances, solved: Solved) -> tf.Tensor:
+    """E[x | x_o, component]: [K, B, D]."""
+    return means[:, tf.newaxis] + tf.matmul(scores(solved), covariances)
+
+
+def conditional_variances(covariances, solved: Solved) -> tf.Tensor:
+    """Var[x | x_o, component] of each feature, 0 or more: [K, B, D]."""
+    explained = tf.matmul(solved.solve, covariances[:, tf.newaxis])  # [K, B, O, D]
+    diagonal = tf.linalg.diag_part(covariances)[:, tf.newaxis]
+    return tf.maximum(diagonal - tf.reduce_sum(explained**2, 2), 0.0)

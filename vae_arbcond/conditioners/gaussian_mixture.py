@@ -257,7 +257,7 @@ class GaussianMixtureConditioner(DensityConditioner):
     def _in_groups(self, answer, parts, signature):
         """answer(*parts) in groups of rows small enough for memory: nest of [B, ...]."""
         wide = max(1, len(self.columns.real))
-        components = len(self._stored("log_weights"))
+        components = self._stored("log_weights").shape[0]
         most = max(8, GROUP_NUMBERS // (components * wide * wide))
         return noise.in_groups(answer, parts, signature, most)
 

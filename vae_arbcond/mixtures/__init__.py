@@ -1,1 +1,1 @@
-"""Closed forms: Gaussians given any part of their features, EM on rows with gaps, marginals."""
+"""Closed forms: Gaussians given any of their features, EM on gappy rows, marginals."""

@@ -51,7 +51,7 @@ def pack(observed) -> Packed:
     count = tf.reduce_sum(tf.cast(observed, tf.int32), -1)
     # One entry where no row observes anything: some operations refuse to work on none.
     most = tf.reduce_max(tf.concat([count, [1]], 0))
-    order = tf.argsort(tf.cast(~observed, tf.int32), axis=-1, stable=True)
+    order = tf.argsort(tf.cast(~observed, tf.float32), axis=-1, stable=True)
     index = order[:, :most]
     valid = tf.range(most) < count[:, tf.newaxis]
     picked = tf.where(valid, index, -1)

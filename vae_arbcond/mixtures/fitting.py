@@ -1,4 +1,4 @@
-"""From rows with gaps to a fitted mixture: where EM starts, what shrinks it, how long it runs."""
+"""From rows with gaps to a fitted mixture: where EM starts and what shrinks it."""
 
 import dataclasses
 

@@ -23,7 +23,7 @@ class Noise:
     num_samples: tf.Tensor
 
     def normal(self, number: int, size: int) -> tf.Tensor:
-        """Standard normal numbers, float64 [B, S, size]; `number` tells kinds of noise apart."""
+        """Standard normal numbers, float64 [B, S, size]; `number` names a kind of noise."""
         return self._draw(number, size, tf.random.stateless_normal)
 
     def uniform(self, number: int, size: int) -> tf.Tensor:

@@ -13,7 +13,7 @@ from vae_arbcond.mixtures.rows import Rows
 HIDDEN = 0.5  # share of the cells of a row left out that are scored given the others
 MIN_ROWS = 4  # rows a fold needs; with fewer in all than two folds' worth nothing is searched
 
-# (table, number of components, single Gaussian of the table, settings, seed) -> (mixture, climb)
+# (table, components, single Gaussian of the table, settings, seed) -> (mixture, climb)
 Fit = Callable[[Table, int, Mixture, Settings, int], tuple[Mixture, list[float]]]
 
 

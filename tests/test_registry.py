@@ -128,6 +128,7 @@ ARGUMENTS = {
         "shrink_covariance": 1.0,
         "shrink_levels": 2.0,
         "num_steps": 8,
+        "num_factors": 2,
         "name": "mixture",
     },
     "PosteriorMatching": {

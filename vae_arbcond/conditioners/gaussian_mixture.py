@@ -14,7 +14,7 @@ import tensorflow as tf
 from vae_arbcond.conditioners.base import DensityConditioner
 from vae_arbcond.distributions import point_from_expectation
 from vae_arbcond.estimators import Estimate
-from vae_arbcond.mixtures import algebra, em, marginals, noise, rows, search
+from vae_arbcond.mixtures import algebra, em, factors, fitting, marginals, noise, rows, search
 from vae_arbcond.mixtures.em import Mixture
 from vae_arbcond.mixtures.fitting import Settings, Table
 from vae_arbcond.mixtures.marginals import Marginals
@@ -71,6 +71,8 @@ class GaussianMixtureConditioner(DensityConditioner):
         multiples of the number of real columns.
       shrink_levels: rows by which its probabilities of levels are drawn to the table's.
       num_steps: EM steps, half of them with the pooled covariance fixed.
+      num_factors: 0 for full covariances; else those of factor analysers with so many factors
+        (at most one fewer than real columns), for tables with many columns.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class GaussianMixtureConditioner(DensityConditioner):
         shrink_covariance: float = 2.0,
         shrink_levels: float = 1.0,
         num_steps: int = 12,
+        num_factors: int = 0,
         name: str | None = None,
     ):
         super().__init__(name=name)
@@ -100,7 +103,11 @@ class GaussianMixtureConditioner(DensityConditioner):
         self.settings = Settings(
             covariance=shrink_covariance, levels=shrink_levels, steps=max(1, num_steps // 2)
         )
-        self.fitted = None
+        if num_factors < 0:
+            raise ValueError(
+                f"num_factors must be 0 (full covariances) or more, got {num_factors}."
+            )
+        self.num_factors, self.fitted = num_factors, None
 
     @property
     def rows_at_once(self):
@@ -211,11 +218,17 @@ class GaussianMixtureConditioner(DensityConditioner):
         read = rows.read(known, present, self.columns, lambda v: marginals.to_g(maps, v))
         table = Table.of(read, self.columns)
         found = search.search(
-            table, self.candidates, self.folds, self.bag, self.settings, seed
+            table, self.candidates, self.folds, self.bag, self.settings, seed, self._fit
         )
         self.store(found.mixture, maps)
         scores = {f"score_{k}": round(v, 5) for k, v in found.scores.items()}
         return {"components": found.components, **scores}
+
+    def _fit(self, table, components, first, settings, seed):
+        size = min(self.num_factors, len(self.columns.real) - 1)
+        if size < 1:
+            return fitting.fit_mixture(table, components, first, settings, seed)
+        return factors.fit_mixture(table, components, size, first, settings, seed)
 
     def store(self, mixture: Mixture, maps: Marginals) -> None:
         """Takes a mixture of g and the maps x -> g as the fit."""

@@ -124,12 +124,13 @@ def chunks(rows: Rows, components: int) -> list[Chunk]:
         found.append((single[:fits], observed[single[:fits]]))
         single = single[fits:]
     return [
-        Chunk(_constants(rows.take(numbers)), algebra.pack(tf.constant(patterns)), numbers)
+        Chunk(constants(rows.take(numbers)), algebra.pack(tf.constant(patterns)), numbers)
         for numbers, patterns in found
     ]
 
 
-def _constants(rows):
+def constants(rows: Rows) -> Rows:
+    """NumPy rows as tensors."""
     return Rows(*(tf.constant(part) for part in rows))
 
 
@@ -282,6 +283,14 @@ def maximise(
     covariances = tf.where(rows > 0.0, (scatter + prior) / tf.maximum(rows, 1e-300), s)
     covariances = 0.5 * (covariances + tf.linalg.matrix_transpose(covariances))
     covariances = _floored(covariances, smallest)
+    log_levels, log_rates = _discrete(mixture, sums, shrinkage, groups)
+    weights = sums.weight + shrinkage.weight
+    log_weights = tf.math.log(tf.maximum(weights / tf.reduce_sum(weights), 1e-300))
+    return Mixture(log_weights, means, covariances, log_levels, log_rates)
+
+
+def _discrete(mixture, sums, shrinkage, groups):
+    """Log-probabilities of levels and log-rates of counts; `shrinkage` has their priors."""
     counts = sums.levels + shrinkage.levels * shrinkage.frequencies
     totals = tf.matmul(counts, groups)
     log_levels = tf.where(
@@ -294,9 +303,40 @@ def maximise(
     log_rates = tf.where(
         counted > 0.0, tf.math.log(tf.maximum(rates, 1e-12)), mixture.log_rates
     )
-    weights = sums.weight + shrinkage.weight
-    log_weights = tf.math.log(tf.maximum(weights / tf.reduce_sum(weights), 1e-300))
-    return Mixture(log_weights, means, covariances, log_levels, log_rates)
+    return log_levels, log_rates
+
+
+def maximise_discrete(mixture: Mixture, sums, settings, table):
+    """The M-step of discrete columns alone; `sums` has `levels`, `counts` and `counted`."""
+    pull = discrete_shrinkage(settings, table)
+    return _discrete(mixture, sums, pull, tf.constant(level_groups(table.columns)))
+
+
+def log_prior_discrete(mixture: Mixture, settings, table) -> float:
+    """The part of `log_prior` that discrete columns have."""
+    return _log_prior_discrete(mixture, discrete_shrinkage(settings, table))
+
+
+def _log_prior_discrete(mixture, shrinkage):
+    value = shrinkage.levels * tf.reduce_sum(shrinkage.frequencies * mixture.log_levels)
+    rates = shrinkage.rates * mixture.log_rates - tf.exp(mixture.log_rates)
+    return float(value + shrinkage.rate * tf.reduce_sum(rates))
+
+
+def discrete_shrinkage(settings, table) -> Shrinkage:
+    """The prior of a table's discrete columns; none of its real ones."""
+    size = table.rows.g.shape[1]
+    return Shrinkage(
+        0.0,
+        np.zeros([size, size]),
+        0.0,
+        np.zeros(size),
+        settings.levels,
+        table.frequencies,
+        settings.rate,
+        table.rates,
+        settings.weight,
+    )
 
 
 def _outer(a, b):
@@ -319,9 +359,7 @@ def log_prior(mixture: Mixture, shrinkage: Shrinkage) -> float:
         rows = shrinkage.covariance + (1.0 if shrinkage.mean else 0.0)
         traces = tf.linalg.trace(tf.linalg.solve(mixture.covariances, pull))
         value -= 0.5 * tf.reduce_sum(rows * tf.linalg.logdet(mixture.covariances) + traces)
-    value += shrinkage.levels * tf.reduce_sum(shrinkage.frequencies * mixture.log_levels)
-    rates = shrinkage.rates * mixture.log_rates - tf.exp(mixture.log_rates)
-    return float(value + shrinkage.rate * tf.reduce_sum(rates))
+    return float(value) + _log_prior_discrete(mixture, shrinkage)
 
 
 def level_groups(columns: Columns) -> np.ndarray:

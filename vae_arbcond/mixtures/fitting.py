@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae_arbcond.mixtures import em
-from vae_arbcond.mixtures.em import Mixture, Shrinkage
+from vae_arbcond.mixtures.em import Mixture
 from vae_arbcond.mixtures.rows import Columns, Rows
 
 RIDGE = 3.0  # rows' worth of a unit covariance that a single Gaussian is shrunk by
@@ -23,6 +23,8 @@ class Settings:
       levels: shrinks the probabilities of levels to the table's frequencies.
       rate: shrinks rates of counts to the table's means.
       weight: shrinks the weights of components to equal ones.
+      loadings: shrinks loadings of factors to the pooled ones.
+      variances: shrinks variances of a factor analyser's noise to the pooled ones.
       steps: EM steps in which the pooled covariance is updated and EM goes on; as many follow
         with it fixed, in which the penalised log-likelihood never falls.
       first_steps: EM steps of the single Gaussian that everything starts from.
@@ -33,6 +35,8 @@ class Settings:
     levels: float = 1.0
     rate: float = 1.0
     weight: float = 1.0
+    loadings: float = 40.0
+    variances: float = 20.0
     steps: int = 6
     first_steps: int = 30
 
@@ -83,17 +87,8 @@ def fit_gaussian(table: Table, settings: Settings) -> tuple[Mixture, list[float]
         np.log(table.frequencies)[np.newaxis],
         np.log(table.rates)[np.newaxis],
     )
-    shrinkage = Shrinkage(
-        RIDGE,
-        np.eye(size),
-        0.0,
-        np.zeros(size),
-        settings.levels,
-        table.frequencies,
-        settings.rate,
-        table.rates,
-        settings.weight,
-    )
+    shrinkage = em.discrete_shrinkage(settings, table)
+    shrinkage = shrinkage._replace(covariance=RIDGE, target=np.eye(size))
     parts = em.chunks(table.rows, 1)
     return em.climb(start, parts, shrinkage, table.columns, settings.first_steps)
 
@@ -117,7 +112,7 @@ def fit_mixture(
     if components == 1:
         return first, []
     size = table.rows.g.shape[1]
-    points = _points(table, first)
+    points = fill(table, first)
     owner = k_means(points, components, seed)
     share = np.bincount(owner, minlength=components) / len(owner)
     r = np.eye(components)[owner].T  # [K, N]
@@ -128,26 +123,16 @@ def fit_mixture(
     between = ((means - center) * share[:, np.newaxis]).T @ (means - center)
     ridge = RIDGE / len(table) * np.eye(size)
     pooled = _positive(np.asarray(first.covariances)[0] - between, ridge)
-    smooth = r @ table.rows.levels + 3.0 * table.frequencies
-    groups = em.level_groups(table.columns)
-    rates = (r @ table.rows.counts + table.rates) / (r @ table.rows.counted + 1.0)
-    mixture = Mixture(
-        np.log(np.maximum(share, 1e-6)),
-        means,
-        np.repeat(pooled[np.newaxis], components, 0),
-        np.log(smooth) - np.log(np.maximum(smooth @ groups, 1e-300)),
-        np.log(rates),
+    mixture = start_discrete(table, r)._replace(
+        log_weights=np.log(np.maximum(share, 1e-6)),
+        means=means,
+        covariances=np.repeat(pooled[np.newaxis], components, 0),
     )
-    shrinkage = Shrinkage(
-        settings.covariance * size,
-        pooled,
-        settings.mean,
-        center,
-        settings.levels,
-        table.frequencies,
-        settings.rate,
-        table.rates,
-        settings.weight,
+    shrinkage = em.discrete_shrinkage(settings, table)._replace(
+        covariance=settings.covariance * size,
+        target=pooled,
+        mean=settings.mean,
+        center=center,
     )
     parts = em.chunks(table.rows, components)
     for _ in range(settings.steps):
@@ -158,7 +143,22 @@ def fit_mixture(
     return em.climb(mixture, parts, shrinkage, table.columns, settings.steps)
 
 
-def _points(table, first):
+def start_discrete(table: Table, r) -> Mixture:
+    """Levels and rates from responsibilities r [K, N]; real columns standard normal."""
+    smooth = r @ table.rows.levels + 3.0 * table.frequencies
+    groups = em.level_groups(table.columns)
+    rates = (r @ table.rows.counts + table.rates) / (r @ table.rows.counted + 1.0)
+    components, size = len(r), table.rows.g.shape[1]
+    return Mixture(
+        np.full(components, -np.log(components)),
+        np.zeros([components, size]),
+        np.repeat(np.eye(size)[np.newaxis], components, 0),
+        np.log(smooth) - np.log(np.maximum(smooth @ groups, 1e-300)),
+        np.log(rates),
+    )
+
+
+def fill(table: Table, first: Mixture) -> np.ndarray:
     """What K-means sees: real columns filled by their conditional means, discrete one-hot."""
     size = table.rows.g.shape[1]
     filled = np.zeros([len(table), size])

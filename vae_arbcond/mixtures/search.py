@@ -65,7 +65,7 @@ def search(
     fits: dict[int, list[Mixture]] = {}
     best = 0
     for components in candidates:
-        if scores and components > 2 * best and components > 4:
+        if max(scores, default=0) > best and components > 2 * best:
             break
         if scores and components * MIN_ROWS > len(table):
             break

@@ -24,6 +24,13 @@ VAE_ARGUMENTS = {
     "beta": models.MonotoneBeta(3, 9),
     "name": "small",
 }
+FACTOR_ARGUMENTS = {
+    "latent_size": 2,
+    "components": 3,
+    "num_steps": 4,
+    "min_variance": 0.01,
+    "name": "factors",
+}
 ARGUMENTS = {
     "MaskedInput": {"name": "masked"},
     "ResidualBlock": {
@@ -120,6 +127,12 @@ ARGUMENTS = {
     "Categorical": {"num_levels": 3, "per_feature": True, "name": "categorical"},
     "MixedColumns": {"min_scale": 0.1, "network_scale": True, "name": "mixed"},
     "VAE": VAE_ARGUMENTS,
+    "FactorAnalysis": FACTOR_ARGUMENTS,
+    "FactorAnalysisConditioner": {
+        "model": models.FactorAnalysis(**FACTOR_ARGUMENTS),
+        "fit_model": False,
+        "name": "exact",
+    },
     "GaussianMixtureConditioner": {
         "components": (1, 3),
         "strength": 0.25,

@@ -5,10 +5,12 @@
 Features are independent given k and z, so a hidden one is simply left out, and a solve is q
 by q however many features there are. With v_kd = (w_kd, mu_kd), what EM climbs is
 
-    sum_n log p(x_o,n) - 1/2 sum_kd [ (v_kd - v_0d)^T P (v_kd - v_0d) / psi_0d
+    sum_n log p(x_o,n) - 1/2 sum_kd [ (v_kd - v_0d)^T P (v_kd - v_0d) / psi_kd
                                       + a (log psi_kd + psi_0d / psi_kd) ] + sum_k log pi_k
 
-one block after the other: v with the old psi, then psi. Here P = diag(nu, ..., nu, k0) and `FactorShrinkage` holding nu, k0, a, v_0 and psi_0.
+with P = diag(nu, ..., nu, k0); `FactorShrinkage` holds nu, k0, a, v_0 and psi_0. A component
+that strays from the pooled loadings thereby takes its own noise to be larger, which keeps the
+columns that hardly ever vary from looking certain.
 """
 
 from typing import NamedTuple
@@ -171,21 +173,18 @@ STATISTICS = FactorStatistics(
 
 @tf.function(input_signature=[FACTORS, STATISTICS, SHRINKAGE, _spec()])
 def maximise(factors, sums, shrinkage, smallest) -> Factors:
-    """The M-step: loadings and means, then variances given these.
-
-    A feature that no row observes keeps what the prior says, or what it had.
-    """
+    """The M-step; a feature that no row observes keeps what the prior says, or what it had."""
     size = tf.shape(factors.loadings)[2]
     pull = tf.concat([tf.fill([size], shrinkage.loadings), shrinkage.mean[tf.newaxis]], 0)
     old = tf.concat([factors.loadings, factors.means[..., tf.newaxis]], -1)
     # A trace of the old parameters decides where data and prior leave them open.
     trace = 1e-10
-    pull = pull * (factors.variances / shrinkage.spread)[..., tf.newaxis]  # [K, D, q + 1]
     left = sums.squares + tf.linalg.diag(pull + trace)
     right = sums.products + pull * shrinkage.center + trace * old
     v = tf.linalg.solve(left, right[..., tf.newaxis])[..., 0]
     error = sums.values - 2.0 * tf.reduce_sum(v * sums.products, -1)
     error += tf.einsum("kdi,kdij,kdj->kd", v, sums.squares, v)
+    error += tf.reduce_sum(pull * (v - shrinkage.center) ** 2, -1)
     count = sums.squares[..., -1, -1] + shrinkage.variances
     known = error + shrinkage.variances * shrinkage.spread
     variances = tf.where(count > 0.0, known / tf.maximum(count, 1e-300), factors.variances)
@@ -199,7 +198,7 @@ def log_prior(factors: Factors, shrinkage: FactorShrinkage) -> float:
     v = np.concatenate([factors.loadings, np.asarray(factors.means)[..., np.newaxis]], -1)
     pull = np.append(np.full(v.shape[-1] - 1, shrinkage.loadings), shrinkage.mean)
     psi = np.asarray(factors.variances)
-    away = (pull * (v - shrinkage.center) ** 2).sum(-1) / shrinkage.spread
+    away = (pull * (v - shrinkage.center) ** 2).sum(-1) / psi
     spread = shrinkage.variances * (np.log(psi) + shrinkage.spread / psi)
     weights = shrinkage.weight * np.sum(factors.log_weights)
     return float(weights - 0.5 * np.sum(away + spread))
@@ -257,7 +256,7 @@ def climb(
 
 
 def fit_one(
-    table: Table, size: int, first: Mixture, settings: Settings
+    table: Table, size: int, first: Mixture, settings: Settings, smallest: float = SMALLEST
 ) -> tuple[Factors, list[float]]:
     """One factor analyser, started from the leading directions of a Gaussian (`first`)."""
     covariance = np.asarray(first.covariances)[0]
@@ -274,12 +273,18 @@ def fit_one(
     center = np.zeros([len(covariance), size + 1])
     shrinkage = FactorShrinkage(1.0, 0.0, 3.0, center, np.ones(len(covariance)), 1.0)
     rest = start_discrete(table, np.ones([1, len(table)]))
-    factors, _, climbed = climb(start, rest, table, shrinkage, settings, FIRST_STEPS)
+    factors, _, climbed = climb(start, rest, table, shrinkage, settings, FIRST_STEPS, smallest)
     return factors, climbed
 
 
 def fit_factors(
-    table: Table, components: int, size: int, first: Mixture, settings: Settings, seed: int
+    table: Table,
+    components: int,
+    size: int,
+    first: Mixture,
+    settings: Settings,
+    seed: int,
+    smallest: float = SMALLEST,
 ) -> tuple[Factors, Mixture, list[float]]:
     """K factor analysers of `size` factors, started by K-means from a single one.
 
@@ -290,13 +295,14 @@ def fit_factors(
       first: the single Gaussian of these rows.
       settings: steps and pseudo-counts.
       seed: of K-means.
+      smallest: bound on the variances of the noise.
 
     Returns:
       The factor analysers, the parameters of discrete columns, and EM's objective (nats) for
       the steps whose prior is fixed.
     """
     components = min(components, len(table))
-    one, climbed = fit_one(table, size, first, settings)
+    one, climbed = fit_one(table, size, first, settings, smallest)
     owner = np.zeros(len(table), int)
     points = fill(table, first)
     if components > 1:
@@ -322,13 +328,13 @@ def fit_factors(
         settings.weight,
     )
     for _ in range(settings.steps):
-        factors, rest, _ = climb(factors, rest, table, shrinkage, settings, 1)
+        factors, rest, _ = climb(factors, rest, table, shrinkage, settings, 1, smallest)
         share = np.exp(factors.log_weights)
         pooled = np.einsum("k,kdq->dq", share, factors.loadings)
         center = np.concatenate([pooled, shrinkage.center[:, -1:]], 1)
         spread = np.einsum("k,kd->d", share, factors.variances)
         shrinkage = shrinkage._replace(center=center, spread=spread)
-    return climb(factors, rest, table, shrinkage, settings, settings.steps)
+    return climb(factors, rest, table, shrinkage, settings, settings.steps, smallest)
 
 
 def fit_mixture(

@@ -23,7 +23,6 @@ from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_mask, check_x
 
 GROUP_NUMBERS = 2**23  # float64 that the solves of one group of rows may hold: 64 MB
-NODES = 9  # of the Gauss-Hermite rule for means through the inverse marginals
 BISECTIONS = 60
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -77,7 +76,7 @@ class GaussianMixtureConditioner(DensityConditioner):
 
     def __init__(
         self,
-        components: tuple[int, ...] = (1, 2, 4, 8, 12, 16),
+        components: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32),
         strength: float = 0.5,
         folds: int = 5,
         bag: bool = True,
@@ -144,6 +143,7 @@ class GaussianMixtureConditioner(DensityConditioner):
             "step": (real,),
             "knots": (real, marginals.KNOTS),
             "slope": (real,),
+            "table": (real, marginals.PLACES, marginals.SCALES),
         }
         self.parameters = {
             name: self.add_weight(shape=shape, dtype="float64", trainable=False, name=name)
@@ -233,7 +233,8 @@ class GaussianMixtureConditioner(DensityConditioner):
     def store(self, mixture: Mixture, maps: Marginals) -> None:
         """Takes a mixture of g and the maps x -> g as the fit."""
         self._allocate(len(mixture.log_weights))
-        for name, value in {**mixture._asdict(), **maps._asdict()}.items():
+        table = {"table": marginals.tabulate(maps)}
+        for name, value in {**mixture._asdict(), **maps._asdict(), **table}.items():
             self.parameters[name].assign(value)
 
     def loss_terms(self, x, present, observed, seed, step, training):
@@ -259,13 +260,13 @@ class GaussianMixtureConditioner(DensityConditioner):
 
     def posterior(self, x, observed) -> Posterior:
         """The mixture given x_observed; x [B, D] finite everywhere."""
-        joint, solved, _ = self._solve(x, observed)
-        mixture = self.mixture
-        return Posterior(
-            tf.transpose(tf.nn.log_softmax(joint, axis=0)),
-            algebra.conditional_means(mixture.means, mixture.covariances, solved),
-            algebra.conditional_variances(mixture.covariances, solved),
-        )
+        read, mixture = self._read(x, observed), self.mixture
+        packed = algebra.pack(read.observed)
+        given = (mixture.means, mixture.covariances, read.g, read.observed, packed)
+        log_density, means, variances = algebra.condition(*given)
+        joint = mixture.log_weights[:, tf.newaxis] + log_density
+        joint += em.discrete_log_density(mixture, read)
+        return Posterior(tf.transpose(tf.nn.log_softmax(joint, axis=0)), means, variances)
 
     def _in_groups(self, answer, parts, signature):
         """answer(*parts) in groups of rows small enough for memory: nest of [B, ...]."""
@@ -299,27 +300,28 @@ class GaussianMixtureConditioner(DensityConditioner):
         samples = exact + tf.cast(num_samples, tf.float32)
         return Estimate(value, exact, samples, exact, exact)
 
-    def _expected(self, posterior, power: int, clip: bool):
-        """E[x^power | x_o] of the real columns, float64 [B, R]; clip: within their range."""
+    def _expected(self, posterior, power: int):
+        """E[x^power | x_o] of the real columns, float64 [B, R]."""
         weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]  # [K, B, 1]
-        maps = self.marginals
-        if self.strength == 0.0 and power == 1:
-            means = tf.reduce_sum(weights * posterior.means, 0)
-            return marginals.to_x(maps, means)
-        places, shares = np.polynomial.hermite_e.hermegauss(NODES)
         scales = tf.sqrt(posterior.variances)
-        total = tf.zeros_like(scales)
-        for place, share in zip(places, shares / shares.sum(), strict=True):
-            x = marginals.to_x(maps, posterior.means + place * scales, clip)
-            total += share * x**power
-        return tf.reduce_sum(weights * total, 0)
+        each = marginals.expected_x(self.marginals, posterior.means, scales, power)
+        return tf.reduce_sum(weights * each, 0)
+
+    def _best(self, posterior):
+        """E[x | x_o] of the real columns within the range of the training values: [B, R]."""
+        weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]
+        if self.strength == 0.0:  # x is linear in g, and no range is known.
+            return marginals.to_x(self.marginals, tf.reduce_sum(weights * posterior.means, 0))
+        given = posterior.means, tf.sqrt(posterior.variances)
+        each = marginals.look_up(self.marginals, self._stored("table"), *given)
+        return tf.reduce_sum(weights * each, 0)
 
     def _complete(self, x, observed, num_samples, seed):
         del num_samples, seed
 
         def answer(x, observed):
             posterior = self.posterior(x, observed)
-            real = self._expected(posterior, 1, clip=True)
+            real = self._best(posterior)
             return tf.cast(self._points(posterior.log_weights, real), tf.float32)
 
         spec = tf.TensorSpec([None, x.shape[1]], tf.float32)
@@ -415,14 +417,15 @@ class GaussianMixtureConditioner(DensityConditioner):
         x, observed, _, _ = self._check(x, observed, 1, [0, 0])
         hidden = tf.where(observed, x, 0.0)
         posterior = self.posterior(hidden, observed)
-        real = self._expected(posterior, 1, clip=False)
         if self.strength == 0.0:
+            real = self._best(posterior)
             g_mean = (real - self._middle()) / self._scale()
             weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]
             apart = posterior.variances + (posterior.means - g_mean) ** 2
             spread = tf.reduce_sum(weights * apart, 0) * self._scale() ** 2
         else:
-            spread = self._expected(posterior, 2, clip=False) - real**2
+            real = self._expected(posterior, 1)
+            spread = self._expected(posterior, 2) - real**2
         means, spreads = [real], [tf.maximum(spread, 0.0)]
         weights = tf.exp(posterior.log_weights)
         shares = tf.matmul(weights, tf.exp(self.mixture.log_levels))

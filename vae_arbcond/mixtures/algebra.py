@@ -67,22 +67,66 @@ def solve(means, covariances, x, observed, packed: Packed) -> Solved:
       observed: bool [B, D].
       packed: of `observed`; or of one row, when all rows observe the same features.
     """
-    index, valid, select = packed
-    size = tf.shape(means)[1]
-    flat = index[:, :, tf.newaxis] * size + index[:, tf.newaxis]
-    flat_covariances = tf.reshape(covariances, [tf.shape(means)[0], size * size])
-    both = valid[:, :, tf.newaxis] & valid[:, tf.newaxis]
-    identity = tf.eye(tf.shape(index)[1], dtype=tf.float64)
-    matrices = tf.where(both, tf.gather(flat_covariances, flat, axis=1), identity)
-    cholesky = tf.linalg.cholesky(matrices)
-    shape = tf.concat([tf.shape(cholesky)[:2], tf.shape(select)[1:]], 0)
-    solved = tf.linalg.triangular_solve(cholesky, tf.broadcast_to(select, shape))
+    cholesky = _factor(covariances, packed)
+    shape = tf.concat([tf.shape(cholesky)[:2], tf.shape(packed.select)[1:]], 0)
+    solved = tf.linalg.triangular_solve(cholesky, tf.broadcast_to(packed.select, shape))
     residual = tf.where(observed, x - means[:, tf.newaxis], 0.0)  # [K, B, D]
     white = tf.linalg.matvec(solved, residual)
+    return Solved(_log_density(cholesky, white, observed), white, solved)
+
+
+class Conditional(NamedTuple):
+    """Rows x components given x_o; K components, B rows.
+
+    Attributes:
+      log_density: log p(x_o | component): [K, B].
+      means, variances: E and Var[x | x_o, component] of each feature: [K, B, D].
+    """
+
+    log_density: tf.Tensor
+    means: tf.Tensor
+    variances: tf.Tensor
+
+
+def condition(means, covariances, x, observed, packed: Packed) -> Conditional:
+    """What `solve` finds and the moments of all features, in fewer operations.
+
+    Args: as for `solve`, with `packed` of all rows.
+    """
+    cholesky = _factor(covariances, packed)
+    residual = tf.where(observed, x - means[:, tf.newaxis], 0.0)  # [K, B, D]
+    picked = tf.einsum("bod,kbd->kbo", packed.select, residual)
+    beside = tf.gather(covariances, packed.index, axis=1)  # S_o,: [K, B, O, D]
+    beside = tf.where(packed.valid[..., tf.newaxis], beside, 0.0)
+    right = tf.concat([beside, picked[..., tf.newaxis]], -1)
+    solved = tf.linalg.triangular_solve(cholesky, right)
+    explained, white = solved[..., :-1], solved[..., -1]  # L^-1 S_o,: and L^-1 r
+    moved = tf.linalg.matvec(explained, white, transpose_a=True)
+    diagonal = tf.linalg.diag_part(covariances)[:, tf.newaxis]
+    return Conditional(
+        _log_density(cholesky, white, observed),
+        means[:, tf.newaxis] + moved,
+        tf.maximum(diagonal - tf.reduce_sum(explained**2, 2), 0.0),
+    )
+
+
+def _factor(covariances, packed):
+    """Cholesky factors of S_oo, with ones where a row is filled up: [K, B, O, O]."""
+    index, valid, _ = packed
+    size = tf.shape(covariances)[-1]
+    flat = index[:, :, tf.newaxis] * size + index[:, tf.newaxis]
+    flat_covariances = tf.reshape(covariances, [tf.shape(covariances)[0], size * size])
+    both = valid[:, :, tf.newaxis] & valid[:, tf.newaxis]
+    identity = tf.eye(tf.shape(index)[1], dtype=tf.float64)
+    return tf.linalg.cholesky(
+        tf.where(both, tf.gather(flat_covariances, flat, axis=1), identity)
+    )
+
+
+def _log_density(cholesky, white, observed):
     log_det = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(cholesky)), -1)
     count = tf.reduce_sum(tf.cast(observed, tf.float64), -1)
-    log_density = -0.5 * (tf.reduce_sum(white**2, -1) + count * LOG_2PI) - log_det
-    return Solved(log_density, white, solved)
+    return -0.5 * (tf.reduce_sum(white**2, -1) + count * LOG_2PI) - log_det
 
 
 def scores(solved: Solved) -> tf.Tensor:
@@ -93,10 +137,3 @@ def scores(solved: Solved) -> tf.Tensor:
 def conditional_means(means, covariances, solved: Solved) -> tf.Tensor:
     """E[x | x_o, component]: [K, B, D]."""
     return means[:, tf.newaxis] + tf.matmul(scores(solved), covariances)
-
-
-def conditional_variances(covariances, solved: Solved) -> tf.Tensor:
-    """Var[x | x_o, component] of each feature, 0 or more: [K, B, D]."""
-    explained = tf.matmul(solved.solve, covariances[:, tf.newaxis])  # [K, B, O, D]
-    diagonal = tf.linalg.diag_part(covariances)[:, tf.newaxis]
-    return tf.maximum(diagonal - tf.reduce_sum(explained**2, 2), 0.0)

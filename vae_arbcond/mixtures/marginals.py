@@ -16,6 +16,9 @@ import tensorflow as tf
 
 HALF_WIDTH = 0.05  # of the smoothing, in standard deviations of the column
 KNOTS = 257
+NODES = 9  # of the Gauss-Hermite rule for means through the inverse
+PLACES, SCALES = 257, 33  # grid of `Table`
+MARGIN, WIDEST = 2.0, 1.6  # how far the grid goes beyond the knots, and up to which scale
 MIN_DISTINCT = 3  # distinct values a column needs for its ranks to say more than its values
 SMALLEST = 1e-7  # spread, relative to the largest value, below which float32 knows no spread
 
@@ -175,3 +178,66 @@ def to_x(marginals: Marginals, g, clip: bool = False) -> tf.Tensor:
     if clip:
         return x
     return x + (position - within) * marginals.step * marginals.slope
+
+
+def expected_x(marginals: Marginals, means, scales, power: int = 1, clip: bool = False):
+    """E[x^power] for g ~ N(means, scales^2), by a 9-node Gauss-Hermite rule: [..., D].
+
+    Exact where the inverse is linear over most of the distribution.
+
+    Args:
+      marginals: of the D columns.
+      means, scales: [..., D], float64.
+      power: 1 or 2.
+      clip: True keeps x inside the range of the training values.
+    """
+    places, shares = np.polynomial.hermite_e.hermegauss(NODES)
+    total = tf.zeros_like(means)
+    for place, share in zip(places, shares / shares.sum(), strict=True):
+        total += share * to_x(marginals, means + place * scales, clip) ** power
+    return total
+
+
+def tabulate(marginals: Marginals) -> np.ndarray:
+    """`expected_x`, clipped, on a grid of means and scales: [D, PLACES, SCALES].
+
+    Nine look-ups for every cell and component would take most of the time of a completion.
+    """
+    low, step = np.asarray(marginals.low), np.asarray(marginals.step)
+    if not len(low):
+        return np.zeros([0, PLACES, SCALES])
+    reach = (marginals.knots.shape[-1] - 1) * step + 2 * MARGIN
+    means = low - MARGIN + reach * np.linspace(0.0, 1.0, PLACES)[:, np.newaxis]  # [P, D]
+    scales = np.linspace(0.0, WIDEST, SCALES)[:, np.newaxis, np.newaxis]
+    means = np.broadcast_to(means, [SCALES, *means.shape])
+    table = expected_x(marginals, tf.constant(means), tf.constant(scales), clip=True)
+    return np.transpose(table, [2, 1, 0])
+
+
+def look_up(marginals: Marginals, table, means, scales) -> tf.Tensor:
+    """`expected_x`, clipped, from `tabulate`, linear between its points: [..., D].
+
+    Args:
+      marginals: of the D columns.
+      table: [D, PLACES, SCALES].
+      means, scales: [..., D], float64; beyond the grid they count as its edge.
+    """
+    reach = float(KNOTS - 1) * marginals.step + 2 * MARGIN
+    at = (means - marginals.low + MARGIN) * ((PLACES - 1) / reach)
+    at = tf.clip_by_value(at, 0.0, float(PLACES - 1))
+    place = tf.minimum(tf.cast(at, tf.int32), PLACES - 2)
+    wide = tf.minimum(scales * ((SCALES - 1) / WIDEST), float(SCALES - 1))
+    level = tf.minimum(tf.cast(wide, tf.int32), SCALES - 2)
+    corner = (tf.range(tf.shape(means)[-1]) * PLACES + place) * SCALES + level
+    flat = tf.reshape(table, [-1])
+    # The four corners of a cell side by side: one look-up instead of four.
+    last = tf.size(flat)
+    shifted = [tf.gather(flat, tf.minimum(tf.range(last) + i, last - 1)) for i in _CORNERS]
+    corners = tf.gather(tf.stack(shifted, -1), corner)  # [..., D, 4]
+    a, b = at - tf.cast(place, tf.float64), wide - tf.cast(level, tf.float64)
+    narrow = corners[..., 0] + b * (corners[..., 1] - corners[..., 0])
+    broad = corners[..., 2] + b * (corners[..., 3] - corners[..., 2])
+    return narrow + a * (broad - narrow)
+
+
+_CORNERS = (0, 1, SCALES, SCALES + 1)

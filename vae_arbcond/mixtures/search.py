@@ -11,6 +11,7 @@ from vae_arbcond.mixtures.fitting import Settings, Table
 from vae_arbcond.mixtures.rows import Rows
 
 HIDDEN = 0.5  # share of the cells of a row left out that are scored given the others
+WORST = -10.0  # nats a hidden cell: one absurd row must not decide for all others
 MIN_ROWS = 4  # rows a fold needs; with fewer in all than two folds' worth nothing is searched
 
 # (table, components, single Gaussian of the table, settings, seed) -> (mixture, climb)
@@ -89,16 +90,16 @@ class _Fold:
         self.gaussian, _ = fitting.fit_gaussian(self.train, settings)
         self.rows = table.rows.take(held)
         rng = np.random.default_rng(seed)
-        self.seen, self.cells = hide(self.rows, table, rng)
+        self.seen, self.cells = hide(self.rows, table, rng)  # cells: int [rows]
 
     def score(self, mixture: Mixture) -> tuple[float, int]:
         """Sum of log p(hidden | seen) over the fold's rows, and the number of hidden cells."""
-        both = em.log_density(mixture, self.rows).sum()
-        return both - em.log_density(mixture, self.seen).sum(), self.cells
+        values = em.log_density(mixture, self.rows) - em.log_density(mixture, self.seen)
+        return float(np.maximum(values, WORST * self.cells).sum()), int(self.cells.sum())
 
 
-def hide(rows: Rows, table: Table, rng) -> tuple[Rows, int]:
-    """`rows` with a share `HIDDEN` of their cells hidden at random, and how many those are."""
+def hide(rows: Rows, table: Table, rng) -> tuple[Rows, np.ndarray]:
+    """`rows` with a share `HIDDEN` of their cells hidden at random; how many of each row."""
     observed = rows.observed & (rng.random(rows.observed.shape) >= HIDDEN)
     owner = np.repeat(np.arange(len(table.columns.sizes)), table.columns.sizes)
     shown = rng.random([len(rows.g), len(table.columns.sizes)]) >= HIDDEN
@@ -108,7 +109,7 @@ def hide(rows: Rows, table: Table, rng) -> tuple[Rows, int]:
         np.where(observed, rows.g, 0.0), observed, levels, rows.counts * counted, counted
     )
     number = sum(
-        int(a.sum() - b.sum())
+        a.sum(1) - b.sum(1)
         for a, b in (
             (rows.observed, observed),
             (rows.levels, levels),

@@ -228,7 +228,7 @@ def averages(found):
         "NRMSE: lower is better; the ratio is to the wanted figure. Log score: nats a hidden",
         "cell, higher is better. What is chosen is chosen by the out-of-fold score.",
         "",
-        "| table | chosen | NRMSE | wanted | ratio | EM Gaussian | log score | its log score | s |",
+        "| table | chosen | NRMSE | wanted | ratio | EM Gaussian | log score | of EM | s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in found["numeric"].items():
@@ -246,7 +246,7 @@ def averages(found):
         )
     lines += [
         "",
-        "| table | PFC, levels in components | wanted | PFC, latent Gaussian | log scores | s |",
+        "| table | PFC, levels | wanted | PFC, latent Gaussian | log scores | s |",
         "|---|---|---|---|---|---|",
     ]
     for name, runs in found["categorical"].items():

@@ -2,14 +2,17 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from contract import SEED, DensityConditionerContract, GaussianOracleContract, row_seeds
 from oracles import LinearGaussian, gaussian_conditional
 
+from vae_arbcond import serving
 from vae_arbcond.conditioners import GaussianMixtureConditioner
 from vae_arbcond.mixtures import marginals
 from vae_arbcond.mixtures.em import Mixture
+from vae_arbcond.schema import TableSchema
 from vae_arbcond.shapes import DataSpec
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
@@ -417,3 +420,35 @@ def test_rows_with_seeds_of_their_own_are_answered_in_groups_of_any_size(monkeyp
     monkeypatch.setattr("vae_arbcond.conditioners.gaussian_mixture.GROUP_NUMBERS", 1)
     other = conditioner_of(mixture(2, 3))
     assert np.allclose(other.impute(x, observed, 3, row_seeds(11)), want, atol=1e-6)
+
+
+def test_every_signature_is_exported_and_answers_as_in_python(tmp_path):
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=60)
+    frame = pd.DataFrame({"a": real, "b": np.exp(real), "c": np.where(real > 0, "u", "v")})
+    schema = TableSchema.infer(frame)
+    x, present = schema.to_model(frame)
+    made = GaussianMixtureConditioner((2,), bag=False, num_steps=4)
+    made.create_variables(DataSpec.of(schema))
+    made.fit_rows(x, present)
+    module, signatures = serving.build(made, schema)
+    names = {"impute", "log_likelihood", "sample", "serving_default"}
+    assert set(signatures) == names
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=signatures)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    observed = rng.random(x.shape) < 0.5
+    seeds = row_seeds(len(x))
+    asked = {
+        "x": tf.constant(x),
+        "observed": tf.constant(observed),
+        "num_samples": tf.fill([len(x)], 3),
+        "seed": tf.constant(seeds),
+    }
+    answer = loaded.signatures["impute"](**asked)
+    draws, completion = made.impute_and_complete(x, observed, 3, seeds)
+    np.testing.assert_allclose(answer["draws"], np.swapaxes(draws, 0, 1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(answer["completion"], completion, rtol=1e-5, atol=1e-5)
+    scored = loaded.signatures["log_likelihood"](target=tf.constant(~observed), **asked)
+    want = made.log_likelihood(x, observed, ~observed, 3, seeds)
+    np.testing.assert_allclose(scored["value"], want.value, rtol=1e-5, atol=1e-5)
+    assert not scored["stderr"].numpy().any()

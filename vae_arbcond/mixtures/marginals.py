@@ -17,8 +17,8 @@ import tensorflow as tf
 HALF_WIDTH = 0.05  # of the smoothing, in standard deviations of the column
 KNOTS = 257
 NODES = 9  # of the Gauss-Hermite rule for means through the inverse
-PLACES, SCALES = 257, 33  # grid of `Table`
-MARGIN, WIDEST = 2.0, 1.6  # how far the grid goes beyond the knots, and up to which scale
+PLACES, SCALES = 257, 65  # grid of `Table`
+MARGIN, WIDEST = 2.0, 4.0  # how far the grid goes beyond the knots, and up to which scale
 MIN_DISTINCT = 3  # distinct values a column needs for its ranks to say more than its values
 SMALLEST = 1e-7  # spread, relative to the largest value, below which float32 knows no spread
 

@@ -12,7 +12,9 @@ from vae_arbcond import evaluation, metrics
 from vae_arbcond.conditioners import ArbitraryConditioner
 from vae_arbcond.data.pipeline import make_splits
 from vae_arbcond.data.sources import Source, digits_images
+from vae_arbcond.floor import candidates, fit_floor
 from vae_arbcond.masks import BernoulliMask
+from vae_arbcond.shapes import DataSpec
 
 COVARIANCE = np.array([[1.0, 0.9, 0.8], [0.9, 1.0, 0.7], [0.8, 0.7, 1.0]])
 
@@ -172,3 +174,26 @@ def test_a_report_is_json_and_text():
     assert again["scores"] == report.scores
     assert "mean/mode" in str(report)
     assert "mask seeds [0, 1, 2]" in str(report)
+
+
+def test_a_closed_form_is_printed_beside_the_model():
+    splits = gaussian_splits(240)
+    report = evaluation.evaluate(
+        Constant(), splits, BernoulliMask(0.5), 20, seeds=(0,), floor=fit_floor
+    )
+    assert "closed form" in str(report).splitlines()[0]
+    assert "is better: NRMSE" in str(report)
+    assert report.to_dict()["floor"] == report.floor
+    # Where nothing is better, nothing is said.
+    exact = evaluation.evaluate(
+        exact_method(splits), splits, BernoulliMask(0.5), 20, seeds=(0,)
+    )
+    assert exact.floor == {} and "closed form" not in str(exact)
+    # Fitted to 144 rows: measured 0.01 from the truth.
+    assert abs(report.floor["nrmse_mean"] - exact.scores["nrmse_mean"]) < 0.05
+
+
+def test_wide_tables_are_tried_with_factor_analysers_too():
+    assert list(candidates(DataSpec((5,)))) == ["full"]
+    assert list(candidates(DataSpec((30,)))) == ["full", "factors"]
+    assert list(candidates(DataSpec((30,), levels=(2,) * 30))) == ["full"]

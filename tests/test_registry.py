@@ -32,6 +32,13 @@ VAE_ARGUMENTS = {
     "beta": models.MonotoneBeta(3, 9),
     "name": "small",
 }
+FACTOR_ARGUMENTS = {
+    "latent_size": 2,
+    "components": 3,
+    "num_steps": 4,
+    "min_variance": 0.01,
+    "name": "factors",
+}
 ARGUMENTS = {
     "MaskedInput": {"name": "masked"},
     "ResidualBlock": {
@@ -167,6 +174,23 @@ ARGUMENTS = {
         "scale_weight": 0.1,
         "min_scale": 0.1,
         "name": "conditional",
+    },
+    "FactorAnalysis": FACTOR_ARGUMENTS,
+    "FactorAnalysisConditioner": {
+        "model": models.FactorAnalysis(**FACTOR_ARGUMENTS),
+        "fit_model": False,
+        "name": "exact",
+    },
+    "GaussianMixtureConditioner": {
+        "components": (1, 3),
+        "strength": 0.25,
+        "folds": 3,
+        "bag": False,
+        "shrink_covariance": 1.0,
+        "shrink_levels": 2.0,
+        "num_steps": 8,
+        "num_factors": 2,
+        "name": "mixture",
     },
     "PosteriorMatching": {
         "model": models.VAE(**VAE_ARGUMENTS),

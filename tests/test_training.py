@@ -1,5 +1,6 @@
 """train(): a run directory, resuming, early stopping, several replicas, a loss gone wrong."""
 
+import dataclasses
 import json
 import math
 
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from vae_arbcond import runs, training
-from vae_arbcond.conditioners import PosteriorMatching
+from vae_arbcond.conditioners import GaussianMixtureConditioner, PosteriorMatching
 from vae_arbcond.data.pipeline import make_splits
 from vae_arbcond.data.sources import Source
 from vae_arbcond.distributions import CholeskyGaussian, MixedColumns
@@ -348,4 +349,36 @@ def test_a_mistake_before_the_first_checkpoint_does_not_block_the_directory(tmp_
 def test_settings_that_make_no_sense_are_named(wrong, tmp_path):
     with pytest.raises(ValueError, match=f"train.{next(iter(wrong))}"):
         train(tmp_path / "run", **wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def closed_form():
+    return GaussianMixtureConditioner(components=(1, 2), folds=2, num_steps=4)
+
+
+def test_a_stage_may_be_a_fit_and_leaves_a_run_like_any_other(tmp_path, capsys):
+    result = train(tmp_path / "run", closed_form(), verbose=1)
+    stage = result.metrics["stages"]["EM"]
+    assert stage["components"] in (1, 2) and math.isfinite(stage["val_log_likelihood"])
+    assert "EM: components" in capsys.readouterr().out
+    assert result.metrics["num_parameters"] == result.conditioner.count_params() > 0
+    loaded = runs.load_conditioner(tmp_path / "run")
+    test = result.splits.test
+    observed = np.arange(test.x.size).reshape(test.x.shape) % 2 == 0
+    want = result.conditioner.complete(test.x, observed, 1, [0, 1])
+    np.testing.assert_array_equal(
+        loaded.conditioner.complete(test.x, observed, 1, [0, 1]), want
+    )
+    assert (tmp_path / "run" / "tensorboard").is_dir()
+    # A fit is a pure function of data and seed: resuming repeats it.
+    again = train(tmp_path / "run", closed_form(), resume=True)
+    for one, two in zip(again.conditioner.weights, result.conditioner.weights, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_a_fit_that_is_refused_leaves_no_run_behind(tmp_path):
+    splits = table()
+    nothing = dataclasses.replace(splits.train, present=np.zeros_like(splits.train.present))
+    with pytest.raises(ValueError, match="has a value, so there is nothing to fit"):
+        train(tmp_path / "run", closed_form(), data=splits._replace(train=nothing))
     assert not (tmp_path / "run").exists()

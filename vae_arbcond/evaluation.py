@@ -38,6 +38,7 @@ class Report:
       scores: metric -> mean over mask seeds, for the model.
       spread: metric -> standard deviation over mask seeds.
       baseline: metric -> the same for mean/mode imputation, where it has one.
+      floor: metric -> the same for a closed form fitted to the training rows; empty without.
       sentences: what a reader should know, in words.
       conditions: how the numbers were made.
     """
@@ -45,6 +46,7 @@ class Report:
     scores: dict[str, float]
     spread: dict[str, float]
     baseline: dict[str, float]
+    floor: dict[str, float]
     sentences: list[str]
     conditions: dict
 
@@ -54,11 +56,18 @@ class Report:
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.scores)
-        lines = [f"{'':{width}}  {'model':>19}  {'mean/mode':>9}  better"]
+        others = {"mean/mode": self.baseline}
+        if self.floor:
+            others["closed form"] = self.floor
+        heads = "".join(f"  {name:>11}" for name in others)
+        lines = [f"{'':{width}}  {'model':>19}{heads}  better"]
         for name, value in self.scores.items():
-            base = f"{self.baseline[name]:9.4f}" if name in self.baseline else f"{'-':>9}"
+            beside = "".join(
+                f"  {other[name]:11.4f}" if name in other else f"  {'-':>11}"
+                for other in others.values()
+            )
             spread = f"+- {self.spread[name]:.4f}"
-            lines.append(f"{name:{width}}  {value:9.4f} {spread}  {base}  {_BETTER[name]}")
+            lines.append(f"{name:{width}}  {value:9.4f} {spread}{beside}  {_BETTER[name]}")
         made = ", ".join(f"{k} {v}" for k, v in self.conditions.items())
         return "\n".join([*lines, f"({made})", *self.sentences])
 
@@ -91,6 +100,7 @@ def evaluate(
     seeds: Sequence[int] = (0, 1, 2),
     schema: TableSchema | ImageSchema | None = None,
     likelihood: Callable | None = None,
+    floor: Callable[[Dataset], ArbitraryConditioner] | None = None,
 ) -> Report:
     """Scores a method on the test rows.
 
@@ -104,6 +114,8 @@ def evaluate(
       likelihood: how log-likelihoods are estimated, `RatioLikelihood()` for example; None
         takes the method's own. The report names it.
       schema: of the run; data whose schema differs are refused. None does not check.
+      floor: fits a method to the training rows, `floor.fit_floor` say; it is asked the same
+        questions, with its own likelihood. Tables only: for images it is not called.
 
     Raises:
       ValueError: there are no test rows, the masks leave nothing to score, or the data are
@@ -127,9 +139,14 @@ def evaluate(
     options = mask, num_samples, likelihood
     rounds = [_one_round(conditioner, test, baseline, *options, seed) for seed in seeds]
     scores, bases = zip(*rounds, strict=True)
-    mean = {k: float(np.mean([score[k] for score in scores])) for k in scores[0]}
+    mean, base = _mean(scores), _mean(bases)
     spread = {k: float(np.std([score[k] for score in scores])) for k in scores[0]}
-    base = {k: float(np.mean([b[k] for b in bases])) for k in bases[0]}
+    beside = {}
+    if floor is not None and conditioner.feature_ndims == 1:
+        fitted = floor(data.train)
+        options = mask, num_samples, DefaultLikelihood()
+        rounds = [_one_round(fitted, test, baseline, *options, seed) for seed in seeds]
+        beside = _mean([scores for scores, _ in rounds])
     conditions = {
         "test rows": len(test),
         "samples": num_samples,
@@ -140,7 +157,12 @@ def evaluate(
         own = isinstance(likelihood, DefaultLikelihood)
         name = conditioner.estimator if own else str(likelihood)
         conditions["likelihood"] = f"{name}, nats"
-    return Report(mean, spread, base, _sentences(mean, base, num_samples), conditions)
+    sentences = _sentences(mean, base, num_samples) + _floor_sentences(mean, beside)
+    return Report(mean, spread, base, beside, sentences, conditions)
+
+
+def _mean(rounds) -> dict[str, float]:
+    return {k: float(np.mean([scores[k] for scores in rounds])) for k in rounds[0]}
 
 
 def baseline_completion(train: Dataset) -> np.ndarray:
@@ -287,6 +309,23 @@ def _std(values: np.ndarray) -> float:
     # Rounding gives equal numbers a tiny deviation, and dividing by that an absurd score.
     same = len(values) == 0 or (values == values[0]).all()
     return 0.0 if same else float(values.std())
+
+
+def _floor_sentences(scores, floor) -> list[str]:
+    """Says where a closed form is better than the model."""
+    words = {"nrmse_mean": "NRMSE", "pfc": "PFC", "crps": "CRPS"}
+    worse = [
+        f"{word} {scores[name]:.3f} against {floor[name]:.3f}"
+        for name, word in words.items()
+        if name in floor and scores.get(name, floor[name]) > floor[name]
+    ]
+    if not worse:
+        return []
+    return [
+        f"A closed form, fitted to the same rows without a network, is better: "
+        f"{', '.join(worse)}. arbcond-train --gin_file=experiments/closed_form_table.gin "
+        f"trains one."
+    ]
 
 
 def _sentences(scores, base, num_samples) -> list[str]:

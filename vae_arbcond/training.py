@@ -23,7 +23,7 @@ import tensorflow_probability as tfp
 from vae_arbcond import pictures, runs
 from vae_arbcond.conditioners.base import DensityConditioner, LatentConditioner
 from vae_arbcond.data.pipeline import Dataset, Splits, batch_indices
-from vae_arbcond.models.base import Stage, Trainable
+from vae_arbcond.models.base import FitStage, Stage, Trainable
 from vae_arbcond.optimizers import adam
 from vae_arbcond.registry import PACKAGE
 
@@ -136,6 +136,9 @@ def train(
         history = {}
         restore = _Restore(resume, model_lost=resume and not run.has_whole_model())
         for number, stage in enumerate(conditioner.stages()):
+            if isinstance(stage, FitStage):
+                history[stage.name] = _fit(run, conditioner, stage, settings, verbose)
+                continue
             stage = stage._replace(num_steps=stage.num_steps or num_steps)
             its_optimizer = optimizer(stage.num_steps)
             loop = _StageLoop(run, conditioner, stage, number, its_optimizer, **settings)
@@ -155,6 +158,37 @@ def train(
     }
     run.save_metrics({"training": metrics})
     return TrainingResult(conditioner, data, metrics)
+
+
+def _fit(run, whole, stage: FitStage, settings, verbose) -> dict:
+    """Runs a stage that finds its answer by itself; returns what to tell of it.
+
+    Such a stage is a pure function of data and seed, so a resumed training repeats it and
+    needs no checkpoint of it.
+    """
+    data, seed = settings["data"], settings["seed"]
+    started = time.time()
+    told = dict(stage.fit(data.train.x, data.train.present, seed))
+    if verbose:
+        found = ", ".join(f"{name} {value}" for name, value in told.items())
+        print(f"{stage.name}: {found} ({time.time() - started:.1f} s).")
+    wrong = [v.path for v in whole.weights if not np.isfinite(v.numpy()).all()]
+    if wrong:
+        raise TrainingError(
+            f"{stage.name} left numbers that are not finite in {', '.join(wrong)}. Look for "
+            f"cells of an absurd size in the training rows."
+        )
+    run.save_model(whole)
+    validation = _Validation(
+        whole, data.valid, settings["validation_mask"], settings["validation_samples"], seed
+    )
+    checks = validation()
+    with tf.summary.create_file_writer(str(run.path / runs.TENSORBOARD)).as_default(step=1):
+        for name, value in checks.items():
+            tf.summary.scalar(f"{stage.name}/{name}", value)
+    if verbose and checks:
+        print(f"{stage.name}: {validation.name} {checks[validation.name]:.4f}.")
+    return told | checks
 
 
 class _Restore(NamedTuple):

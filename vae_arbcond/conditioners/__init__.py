@@ -6,6 +6,8 @@ from vae_arbcond.conditioners.base import (
     Inference,
     LatentConditioner,
 )
+from vae_arbcond.conditioners.factor_analysis import FactorAnalysisConditioner
+from vae_arbcond.conditioners.gaussian_mixture import GaussianMixtureConditioner
 from vae_arbcond.conditioners.likelihoods import (
     DefaultLikelihood,
     PredictiveLikelihood,
@@ -20,6 +22,8 @@ __all__ = [
     "ArbitraryConditioner",
     "DefaultLikelihood",
     "DensityConditioner",
+    "FactorAnalysisConditioner",
+    "GaussianMixtureConditioner",
     "Inference",
     "LatentConditioner",
     "PosteriorMatching",

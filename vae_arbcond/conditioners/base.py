@@ -125,11 +125,11 @@ class ArbitraryConditioner(Trainable):
         )
 
     @property
-    def rows_at_once(self) -> int:
+    def rows_at_once(self) -> int | None:
         """How many rows with seeds of their own the hooks take at once; see `over_rows`.
 
         With 1 they get such rows one by one, each with its seed [2]; with more, in groups of
-        so many with seeds [rows_at_once, 2].
+        so many with seeds [rows_at_once, 2]; with None all of them, with seeds [B, 2].
         """
         return 1
 

@@ -157,7 +157,7 @@ def in_chunks(draw, num_samples, signature):
     return tf.nest.map_structure(_join_leading, stacked)
 
 
-def over_rows(answer, rows, signature, size: int):
+def over_rows(answer, rows, signature, size: int | None):
     """answer(*rows) for rows that have seeds of their own: [B, ...].
 
     Args:
@@ -165,9 +165,12 @@ def over_rows(answer, rows, signature, size: int):
         else for exactly `size` rows (x [size, ...] and seed [size, 2]); the last group is
         filled up. The shapes are always the same, so that a row's answer is the same
         whatever the other rows are, up to the last bits where its place in the group differs.
+        With `size` None it takes all rows at once, and sees to that itself.
       rows: tensors [B, ...], the last of them the seeds.
       signature: nest of TensorSpec [None, ...]: what `answer` returns.
     """
+    if size is None:
+        return answer(*rows)
     if size == 1:
 
         def one(row):

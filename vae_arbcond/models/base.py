@@ -1,5 +1,6 @@
 """What a latent-variable model is, and what everything that can be trained has in common."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -27,6 +28,19 @@ class Stage(NamedTuple):
     name: str
     trainable: "Trainable"
     num_steps: int | None = None
+
+
+class FitStage(NamedTuple):
+    """A part of a training that finds its answer by itself, without an optimiser's steps.
+
+    Attributes:
+      name: what the logs call it.
+      fit: (x [N, *F, *E], present [N, *F], seed) -> what to tell of it, numbers by name. A
+        pure function of its arguments: an interrupted training calls it again.
+    """
+
+    name: str
+    fit: Callable[..., dict]
 
 
 class Trainable(keras.Model):
@@ -68,7 +82,7 @@ class Trainable(keras.Model):
         """`loss_terms`, entered through Keras so that `training` reaches every layer."""
         return self.loss_terms(x, present, observed, seed, step, training)
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> "list[Stage | FitStage]":
         """The parts of a training, in order. One, unless a method overrides this."""
         return [Stage("training", self)]
 

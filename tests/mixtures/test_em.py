@@ -1,0 +1,348 @@
+"""EM on rows with gaps: the climb, what it finds, chunks, K-means, marginals."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vae_arbcond.mixtures import algebra, em, factors, fitting, marginals, noise, rows, search
+from vae_arbcond.mixtures.rows import Columns, Rows
+from vae_arbcond.shapes import DataSpec
+
+MIXED = Columns.of(DataSpec((6,), levels=(0, 3, 0, 2, 0, 0), counts=(0, 0, 0, 0, 2.0, 0)))
+
+
+def clusters(num_rows, share=0.3, seed=0):
+    """Rows of a mixed table around two centres, with gaps: a `Table`."""
+    rng = np.random.default_rng(seed)
+    kind = rng.random(num_rows) < 0.4
+    mix = rng.normal(size=[3, 3])
+    g = rng.normal(size=[num_rows, 3]) @ mix + np.where(kind, 2.0, -1.0)[:, None]
+    x = np.zeros([num_rows, 6])
+    x[:, [0, 2, 5]] = g
+    x[:, 1] = np.where(rng.random(num_rows) < 0.8, 2 * kind, rng.integers(3, size=num_rows))
+    x[:, 3] = rng.random(num_rows) < np.where(kind, 0.9, 0.2)
+    x[:, 4] = rng.poisson(np.where(kind, 6.0, 1.0))
+    observed = rng.random(x.shape) >= share
+    x = tf.constant(np.where(observed, x, 0.0), tf.float32)
+    return fitting.Table.of(rows.read(x, tf.constant(observed), MIXED, lambda v: v), MIXED)
+
+
+def nothing_pulls(table):
+    empty = em.discrete_shrinkage(fitting.Settings(levels=0.0, rate=0.0, weight=0.0), table)
+    return empty
+
+
+def start(table, components, seed=0):
+    rng = np.random.default_rng(seed)
+    owner = rng.integers(components, size=len(table))
+    mixture = fitting.start_discrete(table, np.eye(components)[owner].T)
+    size = table.rows.g.shape[1]
+    return mixture._replace(means=rng.normal(size=[components, size]))
+
+
+def never_falls(objective):
+    climb = np.diff(objective)
+    # Sums of thousands of nats in float64.
+    assert climb.min() > -1e-8 * abs(objective[0]), climb.min()
+    assert objective[-1] > objective[0]
+
+
+def test_without_shrinkage_the_likelihood_never_falls():
+    table = clusters(300)
+    parts = em.chunks(table.rows, 3)
+    pull = nothing_pulls(table)
+    _, objective = em.climb(start(table, 3), parts, pull, MIXED, 60, tolerance=-1.0)
+    assert len(objective) == 60
+    never_falls(objective)
+
+
+def test_the_objective_without_shrinkage_is_the_log_likelihood():
+    table = clusters(200)
+    mixture = start(table, 2)
+    pull = nothing_pulls(table)
+    _, objective = em.climb(mixture, em.chunks(table.rows, 2), pull, MIXED, 1)
+    assert objective[0] == pytest.approx(em.log_density(mixture, table.rows).sum(), rel=1e-12)
+
+
+def test_with_shrinkage_the_stated_objective_never_falls():
+    table = clusters(200)
+    size = table.rows.g.shape[1]
+    pull = em.discrete_shrinkage(fitting.Settings(levels=3.0, rate=2.0), table)._replace(
+        covariance=7.0, target=0.5 * np.eye(size), mean=2.0, center=np.full(size, 0.3)
+    )
+    parts = em.chunks(table.rows, 3)
+    found, objective = em.climb(start(table, 3), parts, pull, MIXED, 60, tolerance=-1.0)
+    never_falls(objective)
+    # At the top: moving any parameter a little is worse.
+    top = objective_of(found, table, pull)
+    for name in ("means", "log_rates"):
+        for change in (1e-3, -1e-3):
+            moved = found._replace(**{name: getattr(found, name) + change})
+            assert objective_of(moved, table, pull) < top
+    for factor in (1.001, 0.999):
+        moved = found._replace(covariances=found.covariances * factor)
+        assert objective_of(moved, table, pull) < top
+
+
+def objective_of(mixture, table, pull):
+    return em.log_density(mixture, table.rows).sum() + em.log_prior(mixture, pull)
+
+
+def test_the_objective_of_factor_analysers_never_falls():
+    table = clusters(300)
+    first, _ = fitting.fit_gaussian(table, fitting.Settings())
+    for components, settings in (
+        (1, fitting.Settings()),
+        (3, fitting.Settings(steps=20)),
+        (3, fitting.Settings(steps=20, loadings=0.0, mean=0.0, variances=0.0)),
+    ):
+        *_, objective = factors.fit_factors(table, components, 2, first, settings, seed=1)
+        never_falls(objective)
+
+
+def test_factor_analysers_and_their_dense_mixture_have_the_same_density():
+    table = clusters(100)
+    settings = fitting.Settings(steps=3)
+    first, _ = fitting.fit_gaussian(table, settings)
+    found, rest, _ = factors.fit_factors(table, 2, 2, first, settings, seed=1)
+    dense = rest._replace(
+        log_weights=found.log_weights,
+        means=found.means,
+        covariances=factors.covariances(found),
+    )
+    read = em.constants(table.rows)
+    solved = factors.latent(found, read.g, read.observed)
+    joint = found.log_weights[:, None] + solved.log_density
+    joint += em.discrete_log_density(rest, read)
+    want = em.log_density(dense, table.rows)
+    np.testing.assert_allclose(tf.reduce_logsumexp(joint, 0), want, rtol=1e-9, atol=1e-9)
+
+
+def real_table(x, observed):
+    nothing = np.zeros([len(x), 0])
+    columns = Columns.of(DataSpec((x.shape[1],)))
+    g = np.where(observed, x, 0.0)
+    return fitting.Table.of(Rows(g, observed, nothing, nothing, nothing), columns)
+
+
+def test_em_recovers_a_gaussian_within_three_standard_errors():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=[4, 4])
+    mean, covariance = rng.normal(size=4), root @ root.T + 0.3 * np.eye(4)
+    count, share = 4000, 0.3
+    x = rng.multivariate_normal(mean, covariance, count)
+    table = real_table(x, rng.random(x.shape) >= share)
+    pull = nothing_pulls(table)
+    parts = em.chunks(table.rows, 1)
+    found, _ = em.climb(start(table, 1), parts, pull, table.columns, 100, tolerance=1e-9)
+    # Standard errors of available-case moments; those of the likelihood are smaller.
+    spread = np.sqrt(np.diag(covariance) / (count * (1 - share)))
+    assert (np.abs(found.means[0] - mean) < 3 * spread).all()
+    both = count * (1 - share) ** 2
+    spread = np.sqrt(
+        (covariance**2 + np.outer(np.diag(covariance), np.diag(covariance))) / both
+    )
+    assert (np.abs(found.covariances[0] - covariance) < 3 * spread).all()
+
+
+def test_em_on_complete_rows_is_the_sample_mean_and_covariance():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=[200, 3]) @ rng.normal(size=[3, 3])
+    table = real_table(x, np.ones(x.shape, bool))
+    parts = em.chunks(table.rows, 1)
+    assert len(parts) == 1 and parts[0].packed.index.shape[0] == 1  # One solve for all rows.
+    found, _ = em.climb(start(table, 1), parts, nothing_pulls(table), table.columns, 3)
+    np.testing.assert_allclose(found.means[0], x.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(found.covariances[0], np.cov(x.T, bias=True), rtol=1e-8)
+
+
+def test_a_mixture_is_recovered_within_three_standard_errors():
+    rng = np.random.default_rng(2)
+    count, share = 3000, 0.3
+    kind = rng.random(count) < 0.35
+    means = np.array([[-2.0, 0.0, 1.0], [2.5, 1.0, -1.0]])
+    x = rng.normal(size=[count, 3]) + means[kind.astype(int)]
+    table = real_table(x, rng.random(x.shape) >= share)
+    settings = fitting.Settings()
+    first, _ = fitting.fit_gaussian(table, settings)
+    found, _ = fitting.fit_mixture(table, 2, first, settings, seed=0)
+    order = np.argsort(found.means[:, 0])
+    weights = np.exp(found.log_weights)[order]
+    assert abs(weights[1] - 0.35) < 3 * np.sqrt(0.35 * 0.65 / count)
+    rows_seen = count * np.array([0.65, 0.35]) * (1 - share)
+    error = np.abs(found.means.numpy()[order] - means)
+    assert (error < 3 / np.sqrt(rows_seen)[:, None]).all()
+
+
+def test_chunks_change_nothing(monkeypatch):
+    table = clusters(150)
+    mixture = start(table, 2)
+    want = em.expectations(mixture, em.chunks(table.rows, 2))
+    monkeypatch.setattr(em, "CHUNK_NUMBERS", 100)
+    many = em.chunks(table.rows, 2)
+    assert len(many) > 10
+    assert sorted(np.concatenate([c.numbers for c in many])) == list(range(len(table)))
+    for one, two in zip(em.expectations(mixture, many), want, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_rows_that_share_a_pattern_are_solved_as_if_alone(monkeypatch):
+    table = clusters(200)
+    table.rows.observed[:100] = table.rows.observed[0]
+    table.rows.g[:100] *= table.rows.observed[0]
+    mixture = start(table, 2)
+    want = em.expectations(mixture, em.chunks(table.rows, 2))
+    monkeypatch.setattr(em, "SHARED", 10_000)
+    for one, two in zip(em.expectations(mixture, em.chunks(table.rows, 2)), want, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_conditional_variances_agree_with_numpy():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=[1, 5, 5])
+    s = root @ np.swapaxes(root, 1, 2) + 0.1 * np.eye(5)
+    observed = rng.random([6, 5]) < 0.5
+    observed[0] = False
+    x = tf.constant(rng.normal(size=[6, 5]))
+    zero, packed = tf.zeros([1, 5], tf.float64), algebra.pack(observed)
+    got = algebra.condition(zero, s, x, observed, packed)
+    solved = algebra.solve(zero, s, x, observed, packed)
+    np.testing.assert_allclose(got.log_density, solved.log_density, rtol=1e-9)
+    means = algebra.conditional_means(zero, s, solved)
+    np.testing.assert_allclose(got.means, means, rtol=1e-9, atol=1e-9)
+    got = got.variances[0]
+    for row, o in enumerate(observed):
+        c = s[0] - s[0][:, o] @ np.linalg.inv(s[0][np.ix_(o, o)]) @ s[0][o]
+        np.testing.assert_allclose(got[row], np.diag(c), rtol=1e-8, atol=1e-8)
+
+
+def test_the_search_prefers_two_components_where_there_are_two_and_one_where_one():
+    settings = fitting.Settings()
+    for x, want in (
+        (np.random.default_rng(0).normal(size=[300, 3]), 1),
+        (
+            np.random.default_rng(0).normal(size=[300, 3]) + 4 * (np.arange(300) % 2)[:, None],
+            2,
+        ),
+    ):
+        table = real_table(x, np.random.default_rng(1).random(x.shape) >= 0.2)
+        found = search.search(table, (1, 2, 4), 3, True, settings, 0)
+        assert found.components == want
+        assert len(found.mixture.log_weights) == 4 * want  # Three folds and all rows.
+        assert np.exp(found.mixture.log_weights).sum() == pytest.approx(1.0)
+
+
+def test_k_means_finds_clusters_and_repeats_itself():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=[200, 2]) + 20 * (np.arange(200) % 4)[:, None]
+    owner = fitting.k_means(points, 4, seed=1)
+    assert all(len(set(owner[i::4])) == 1 for i in range(4)) and len(set(owner)) == 4
+    np.testing.assert_array_equal(fitting.k_means(points, 4, seed=1), owner)
+    assert len(fitting.k_means(np.zeros([5, 2]), 3, seed=0)) == 5  # All points the same.
+
+
+class TestMarginals:
+    def column(self, kind, count=400):
+        rng = np.random.default_rng(0)
+        return {
+            "normal": rng.normal(size=count),
+            "skewed": np.exp(rng.normal(size=count)),
+            "tied": np.maximum(rng.normal(size=count), 0.0),
+            "two values": (rng.random(count) < 0.3).astype(float),
+            "three values": rng.integers(3, size=count).astype(float),
+            "huge": 1e12 * rng.normal(size=count),
+            "tiny": 1e-12 * rng.normal(size=count),
+        }[kind]
+
+    def fit(self, kind, strength=0.5):
+        x = self.column(kind)[:, np.newaxis]
+        return x, marginals.fit_marginals(x, np.ones(x.shape, bool), strength)
+
+    KINDS = ("normal", "skewed", "tied", "two values", "three values", "huge", "tiny")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("strength", [0.0, 0.5, 0.9])
+    def test_the_inverse_undoes_the_map_inside_and_outside_of_the_range(self, kind, strength):
+        x, maps = self.fit(kind, strength)
+        scale = x.std()
+        at = np.concatenate(
+            [
+                x[:50],
+                x.min() - scale * np.arange(1, 4)[:, None],
+                5 * x.max()[None, None] + scale,
+            ]
+        )
+        g = marginals.to_g(maps, at).numpy()
+        np.testing.assert_allclose(marginals.to_x(maps, g), at, rtol=1e-9, atol=1e-9 * scale)
+        order = np.argsort(at[:, 0], kind="stable")
+        assert (np.diff(g[order, 0])[np.diff(at[order, 0]) > 0] > 0).all()
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_g_is_standardised_and_the_slope_is_the_derivative(self, kind):
+        x, maps = self.fit(kind)
+        g = marginals.to_g(maps, x).numpy()
+        assert abs(g.mean()) < 0.05 and abs(g.std() - 1) < 0.05
+        step = 1e-7 * x.std()
+        rise = (marginals.to_g(maps, x + step) - marginals.to_g(maps, x - step)).numpy()
+        slope = np.exp(marginals.log_slope(maps, x).numpy())
+        # At a knot the two sides differ; such rows are few.
+        assert np.mean(np.abs(rise / (2 * step) / slope - 1) < 1e-3) > 0.9 or kind in (
+            "two values",
+            "three values",
+        )
+
+    def test_ranks_bring_a_skewed_column_nearer_to_a_gaussian(self):
+        x, half = self.fit("skewed")
+        _, whole = self.fit("skewed", 0.9)
+
+        def skew(v):
+            return np.mean(((v - v.mean()) / v.std()) ** 3)
+
+        g, h = (marginals.to_g(m, x).numpy() for m in (half, whole))
+        assert skew(x) > 2 * skew(g) > 4 * skew(h) > -1
+
+    def test_equal_values_have_their_mid_rank(self):
+        values = np.sort([0.0] * 6 + [1.0, 2.0, 3.0, 4.0])
+        score = marginals.normal_scores(np.array([0.0]), values)[0]
+        assert score == pytest.approx(float(tf.math.ndtri(tf.constant(0.3, tf.float64))))
+
+    def test_a_clipped_inverse_stays_in_the_range_of_the_values(self):
+        x, maps = self.fit("skewed")
+        got = marginals.to_x(maps, np.array([[-50.0], [50.0]]), clip=True).numpy()
+        spare = marginals.HALF_WIDTH * x.std() * 1.01
+        assert x.min() - spare <= got.min() and got.max() <= x.max() + spare
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_tabulated_means_are_near_those_of_the_quadrature(self, kind):
+        x, maps = self.fit(kind)
+        rng = np.random.default_rng(1)
+        means, scales = rng.normal(size=[500, 1]), rng.uniform(0.05, 1.3, size=[500, 1])
+        want = marginals.expected_x(maps, tf.constant(means), tf.constant(scales), clip=True)
+        got = marginals.look_up(maps, marginals.tabulate(maps), means, scales)
+        error = np.abs(got - want) / x.std()
+        # Linear between points of a grid: largest where the inverse bends.
+        assert error.max() < 0.03 and error.mean() < 3e-3
+
+    def test_columns_without_spread_keep_their_scale(self):
+        x = np.column_stack([np.full(5, 3.0), np.arange(5.0), np.arange(5.0)])
+        present = np.ones(x.shape, bool)
+        present[:, 2] = False
+        maps = marginals.fit_marginals(x, present)
+        g = marginals.to_g(maps, np.array([[4.0, 2.0, 0.5]])).numpy()[0]
+        # The constant 3 is at 0, its scale is its size; the empty column is left as it is.
+        np.testing.assert_allclose(g[[0, 2]], [1 / 3, 0.5], atol=1e-9)
+
+    def test_a_strength_out_of_range_is_refused(self):
+        for strength in (-0.1, 1.0):
+            with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+                marginals.fit_marginals(np.zeros([2, 1]), np.ones([2, 1], bool), strength)
+
+
+def test_poisson_quantiles_draw_a_poisson():
+    at = (np.arange(20_000) + 0.5) / 20_000
+    for rate in (0.1, 3.0, 250.0):
+        drawn = noise.poisson_quantile(
+            tf.constant(at), tf.fill([20_000], tf.constant(rate, tf.float64))
+        )
+        assert np.mean(drawn) == pytest.approx(rate, rel=5e-3)
+        assert np.var(drawn) == pytest.approx(rate, rel=2e-2)

@@ -1,0 +1,240 @@
+"""Factor analysis: the contract with its exact conditioner, other methods on it, EM."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from contract import SEED, GaussianOracleContract, LatentConditionerContract
+from oracles import LinearGaussian, gaussian_conditional
+
+from vae_arbcond import networks
+from vae_arbcond.conditioners import FactorAnalysisConditioner, PosteriorMatching
+from vae_arbcond.distributions import CholeskyGaussian, MixedColumns
+from vae_arbcond.mixtures.factors import Factors
+from vae_arbcond.models import VAE, FactorAnalysis
+from vae_arbcond.shapes import DataSpec
+
+
+def parameters(components, size, factors, seed=0):
+    rng = np.random.default_rng(seed)
+    return Factors(
+        np.log(rng.dirichlet([4.0] * components)),
+        rng.normal(size=[components, size]),
+        rng.normal(size=[components, size, factors]),
+        rng.uniform(0.2, 0.6, size=[components, size]),
+    )
+
+
+def model_of(factors, spec=None):
+    components, size, latent = factors.loadings.shape
+    made = FactorAnalysis(latent, components)
+    made.create_variables(DataSpec((size,)) if spec is None else spec)
+    made.store(factors)
+    return made
+
+
+def brute_force(factors, x, observed, target):
+    """log p(x_target | x_observed) and E[x | x_observed] from dense covariances."""
+    joint, given, means = [], [], []
+    for k in range(len(factors.log_weights)):
+        mean = factors.means[k]
+        covariance = factors.loadings[k] @ factors.loadings[k].T + np.diag(
+            factors.variances[k]
+        )
+        for into, seen in ((joint, observed | target), (given, observed)):
+            into.append(factors.log_weights[k] + log_density(mean, covariance, x, seen))
+        means.append(gaussian_conditional(mean, covariance, x, observed)[0])
+    joint, given = np.array(joint), np.array(given)
+    total = np.logaddexp.reduce(given, 0)
+    shares = np.exp(given - total)[..., np.newaxis]
+    return np.logaddexp.reduce(joint, 0) - total, (shares * np.array(means)).sum(0)
+
+
+def log_density(mean, covariance, x, observed):
+    values = np.zeros(len(x))
+    for row, o in enumerate(observed):
+        r, s = x[row, o] - mean[o], covariance[np.ix_(o, o)]
+        log_det = np.linalg.slogdet(2 * np.pi * s)[1] if o.any() else 0.0
+        values[row] = -0.5 * (r @ np.linalg.solve(s, r) + log_det)
+    return values
+
+
+class ExactContract(LatentConditionerContract):
+    """Likelihoods and completions need no z; draws infer it once."""
+
+    def test_one_question_infers_once_and_holds_one_chunk_of_z_at_a_time(self):
+        conditioner, (x, observed) = self.make(), self.inputs()
+        infer, inferred = conditioner.infer, []
+
+        def counted(*args):
+            inferred.append(args)
+            return infer(*args)
+
+        conditioner.infer = counted
+        conditioner.log_likelihood(x, observed, ~observed, 200, SEED)
+        conditioner.complete(x, observed, 200, SEED)
+        self.assertEmpty(inferred)
+        conditioner.impute(x, observed, 200, SEED)
+        self.assertLen(inferred, 1)
+
+
+class OneComponentTest(ExactContract, GaussianOracleContract, tf.test.TestCase):
+    """Plain factor analysis with an oracle's own parameters."""
+
+    max_gap = 1e-4  # float32 output of a float64 computation
+
+    @classmethod
+    def oracle(cls):
+        return LinearGaussian.random(num_features=4, rank=2, seed=0)
+
+    @classmethod
+    def make(cls):
+        exact = cls.oracle().exact
+        noise = np.diag(exact["covariance"] - exact["w"] @ exact["w"].T)
+        factors = (np.zeros(1), exact["mean"][None], exact["w"][None], noise[None])
+        made = FactorAnalysisConditioner(model_of(Factors(*factors)))
+        return made.create_variables(cls.oracle().data_spec)
+
+    def test_its_error_bar_is_0(self):
+        x, observed = self.inputs()
+        estimate = self.log_likelihood(x, observed, ~observed)
+        self.assertAllEqual(estimate.stderr, np.zeros(len(x)))
+
+
+class MixtureTest(ExactContract, tf.test.TestCase):
+    """Three components: a discrete and a continuous latent."""
+
+    @classmethod
+    def make(cls):
+        made = FactorAnalysisConditioner(model_of(parameters(3, 4, 2)))
+        return made.create_variables(DataSpec((4,)))
+
+    def test_answers_agree_with_brute_force(self):
+        factors = parameters(3, 4, 2)
+        rng = np.random.default_rng(1)
+        x = rng.normal(size=[30, 4]).astype(np.float32).astype(np.float64)
+        observed = rng.random(x.shape) < 0.5
+        observed[0], observed[1] = False, True
+        value, mean = brute_force(factors, x, observed, ~observed)
+        got = self.log_likelihood(x, observed, ~observed).value
+        self.assertAllClose(got, value, rtol=1e-6, atol=1e-6)
+        completed = self.conditioner().conditional_mean(x, observed)
+        self.assertAllClose(completed, mean, rtol=1e-6, atol=1e-6)
+
+    def test_every_importance_weight_is_the_same(self):
+        x, observed = self.inputs()
+        nothing = np.zeros_like(observed)
+        log_weights, _ = self.conditioner().log_weights(
+            tf.constant(x), tf.constant(observed), tf.constant(nothing), 50, tf.constant(SEED)
+        )
+        # log p(x_o) for every z: float32 densities of about 10 nats.
+        self.assertAllClose(log_weights, np.repeat(log_weights[:1], 50, 0), atol=1e-4)
+
+    def test_the_elbo_is_the_log_likelihood(self):
+        x, observed = self.inputs()
+        value, _ = brute_force(parameters(3, 4, 2), x, np.zeros_like(observed), observed)
+        elbo = self.conditioner().model.elbo(tf.constant(x), tf.constant(observed), SEED)
+        self.assertAllClose(elbo, value, rtol=1e-5, atol=1e-5)
+        # With its posterior given, from a sample of z: the bound is tight for every z.
+        q = self.conditioner().model.posterior(tf.constant(x), tf.constant(observed))
+        model = self.conditioner().model
+        sampled = model.elbo(tf.constant(x), tf.constant(observed), SEED, posterior=q)
+        self.assertAllClose(sampled, value, rtol=1e-4, atol=1e-4)
+
+    def test_means_of_draws_are_the_exact_means(self):
+        x, observed = self.inputs()
+        draws = self.impute(x, observed, 4000).astype(np.float64)
+        mean = self.conditioner().conditional_mean(x, observed)
+        # Five standard errors.
+        bound = 5 * draws.std(0) / np.sqrt(4000) + 1e-5
+        self.assertAllLessEqual(np.abs(draws.mean(0) - mean) - bound, 0.0)
+
+
+def test_any_other_conditioner_runs_on_it_and_is_compared_with_the_exact_answer():
+    model = model_of(parameters(1, 4, 2))
+    # Wide, untrained: importance weights have no heavy tail.
+    head = CholeskyGaussian(2, min_scale=0.5)
+    other = PosteriorMatching(model, networks.mlp((8,)), head, train_model=False)
+    other.create_variables(DataSpec((4,)))
+    exact = FactorAnalysisConditioner(model).create_variables(DataSpec((4,)))
+    x = np.random.default_rng(0).normal(size=[20, 4]).astype(np.float32)
+    observed = np.random.default_rng(1).random(x.shape) < 0.5
+    want = exact.log_likelihood(x, observed, ~observed, 1, SEED)
+    got = other.log_likelihood(x, observed, ~observed, 4000, SEED)
+    trusted = got.pareto_k.numpy() < 0.7
+    assert trusted.mean() > 0.5
+    gap = np.abs(got.value.numpy() - want.value.numpy())
+    assert (gap <= 5 * got.stderr.numpy() + 1e-2)[trusted].all()
+
+
+def simulate(factors, rows, share, seed):
+    rng = np.random.default_rng(seed)
+    k = rng.choice(len(factors.log_weights), rows, p=np.exp(factors.log_weights))
+    z = rng.normal(size=[rows, factors.loadings.shape[-1]])
+    noise = rng.normal(size=[rows, factors.means.shape[1]]) * np.sqrt(factors.variances[k])
+    x = factors.means[k] + np.einsum("ndq,nq->nd", factors.loadings[k], z) + noise
+    return x.astype(np.float32), rng.random(x.shape) >= share
+
+
+def test_em_recovers_the_covariance_of_simulated_rows_within_three_standard_errors():
+    truth = parameters(1, 6, 2, seed=3)
+    share = 0.2
+    x, present = simulate(truth, 3000, share, seed=4)
+    model = FactorAnalysis(2).create_variables(DataSpec((6,)))
+    model.fit_rows(np.where(present, x, np.nan), present)
+    want = truth.loadings[0] @ truth.loadings[0].T + np.diag(truth.variances[0])
+    found = model.factors
+    got = (found.loadings[0] @ tf.transpose(found.loadings[0])).numpy()
+    got += np.diag(found.variances[0])
+    # Standard errors of sample moments over the rows that show both columns; those of the
+    # maximum likelihood estimate are smaller.
+    both = 3000 * (1 - share) ** 2
+    spread = np.sqrt((want**2 + np.outer(np.diag(want), np.diag(want))) / both)
+    assert (np.abs(got - want) < 3 * spread).all()
+    mean_spread = np.sqrt(np.diag(want) / (3000 * (1 - share)))
+    assert (np.abs(found.means[0] - truth.means[0]) < 3 * mean_spread).all()
+
+
+def test_em_finds_two_components_and_is_deterministic():
+    truth = parameters(2, 5, 1, seed=5)
+    truth = truth._replace(means=np.array([[-3.0] * 5, [3.0] * 5]))
+    x, present = simulate(truth, 1500, 0.3, seed=6)
+    fits = []
+    for _ in range(2):
+        model = FactorAnalysis(1, 2).create_variables(DataSpec((5,)))
+        model.fit_rows(np.where(present, x, np.nan), present, seed=7)
+        fits.append(model.factors)
+    order = np.argsort(fits[0].means[:, 0])
+    share = np.exp(fits[0].log_weights)[order]
+    spread = np.sqrt(np.prod(np.exp(truth.log_weights)) / 1500)
+    assert np.abs(share - np.exp(truth.log_weights)).max() < 3 * spread
+    size = np.sqrt((truth.loadings**2).sum(-1) + truth.variances)
+    rows = 1500 * np.exp(truth.log_weights).min() * 0.7
+    assert (
+        np.abs(fits[0].means.numpy()[order] - truth.means) < 3 * size / np.sqrt(rows)
+    ).all()
+    for one, two in zip(*fits, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("spec", "latent_size", "message"),
+    [
+        (DataSpec((3,), levels=(0, 2, 0)), 1, "tables of numbers alone"),
+        (DataSpec((4, 4)), 2, "tables of numbers alone"),
+        (DataSpec((3,)), 3, "room for 2 factors"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(spec, latent_size, message):
+    with pytest.raises(ValueError, match=message):
+        FactorAnalysis(latent_size).create_variables(spec)
+
+
+def test_too_few_rows_and_other_models_are_refused():
+    model = FactorAnalysis(1, 3).create_variables(DataSpec((3,)))
+    with pytest.raises(ValueError, match="2 training rows hold a value"):
+        model.fit_rows(np.zeros([2, 3]), np.ones([2, 3], bool))
+    with pytest.raises(ValueError, match="at least 1 factor"):
+        FactorAnalysis(0)
+    vae = VAE(2, networks.mlp((4,)), CholeskyGaussian(2), networks.mlp((4,)), MixedColumns())
+    with pytest.raises(TypeError, match="got a VAE"):
+        FactorAnalysisConditioner(vae)

@@ -1,0 +1,1 @@
+"""Closed forms: Gaussians given any of their features, EM on gappy rows, marginals."""

@@ -320,7 +320,7 @@ def averages(found):
         }
         lines.append(
             f"| {name} ({len(rows)} splits) | {pick['levels', 'pfc']:.3f} | "
-            f"{WANTED_PFC.get(name, float('nan')):.3f} | "
+            f"{WANTED_PFC.get(name, '-')} | "
             f"{pick['latent Gaussian', 'pfc']:.3f} | {pick['levels', 'log_score']:.3f} / "
             f"{pick['latent Gaussian', 'log_score']:.3f} | "
             f"{np.mean([r['seconds'] for r in rows]):.0f} |"

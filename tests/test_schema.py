@@ -212,7 +212,7 @@ def test_integers_that_arrive_with_gaps_take_the_fitted_dtype(arrives_as):
         (Integer("c", 0.0, 1.0), pd.Series([3.5, np.nan])),
         (Numeric("c", 0.0, 1.0, "float32"), pd.Series([0.1, np.nan])),
         (Numeric("c", 0.0, 1.0), pd.Series([2**53 + 1, None], dtype="Int64")),
-        (Integer("c", 0.0, 1.0), pd.Series([2**64 - 1, None], dtype="UInt64")),
+        (Integer("c", 0.0, 1e6), pd.Series([2**64 - 1, None], dtype="UInt64")),
         (Datetime("c", 0.0, 1.0, "datetime64[s]"), pd.Series([123, None], dtype="M8[ms]")),
     ],
 )

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from vae_arbcond.schema import Categorical, Count, Integer, Ordinal, Positive, TableSchema
+from vae_arbcond.schema import (
+    Categorical,
+    Count,
+    Integer,
+    Numeric,
+    Ordinal,
+    Positive,
+    TableSchema,
+)
 
 
 def raised(call, *args, **options):
@@ -145,3 +153,18 @@ def test_these_kinds_survive_json(tmp_path):
 def test_an_override_that_is_none_is_refused():
     assert "levels" in raised(infer, [1, 2], 3)
     assert "'kount'" in raised(infer, [1, 2], "kount")
+
+
+@pytest.mark.parametrize("value", [1e300, 1e-300])
+def test_positive_values_whose_squares_do_not_exist_are_refused(value):
+    assert "from 1e-100 to 1e100" in raised(infer, [1.0, value], "positive")
+
+
+def test_true_and_false_are_no_counts():
+    assert "of true and false" in raised(infer, [True, False], "count")
+
+
+def test_a_number_astronomically_far_out_is_refused():
+    schema = TableSchema((Numeric("c", 0.0, 1.0),))
+    message = raised(schema.to_model, pd.DataFrame({"c": [1e30]}))
+    assert "row 0 holds 1e+30" in message and "standard deviations" in message

@@ -242,7 +242,7 @@ def test_given_cells_come_back_to_the_last_bit(table):
     }
     given |= {
         "visits": np.array([0.0, 2.0**24]),
-        "income": np.array([1e-300, 0.1 + 0.2]),
+        "income": np.array([1e-90, 0.1 + 0.2]),
         "stars": np.array(["1", "5"], object),
     }
     (name,) = set(table.schema.tensor_names.values()) - set(given)
@@ -330,7 +330,7 @@ def test_every_output_has_a_row_for_each_row_of_the_request(exported):
         ("visits", 2.5, "`visits` holds 2.5, but it is a count; give a whole number"),
         ("income", 0.0, "`income` holds 0, but it is positive; give a number above 0"),
         ("A", np.inf, "`A` holds inf, which is not a finite number"),
-        ("A", 1e300, r"`A` holds 1e\+300, which is further than float32 reaches"),
+        ("A", 1e300, r"`A` holds 1e\+300, which is further than 1e\+16 standard deviations"),
         ("column_seed", "2021-02-30", "`seed` holds dates, but `2021-02-30` is none"),
         ("column_seed", "2021-02-03T04:05Z", "without an offset from UTC"),
     ],

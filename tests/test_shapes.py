@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from vae_arbcond import networks, shapes
@@ -132,3 +133,10 @@ class DataSpecTest(tf.test.TestCase):
         spec = DataSpec((4, 5), (3,))
         self.assertEqual(spec.num_features, 20)
         self.assertEqual(spec.x_shape, (4, 5, 3))
+
+
+def test_values_that_no_network_answers_are_refused():
+    x, seen = tf.constant([[1e30, 0.0]]), tf.constant([[True, True]])
+    with pytest.raises(ValueError, match=r"x holds 1e\+30 where observed is True"):
+        shapes.check_finite(x, seen, "observed")
+    shapes.check_finite(x, ~seen, "observed")

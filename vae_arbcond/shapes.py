@@ -90,7 +90,7 @@ def check_sizes(owner, **values) -> None:
 
 
 LARGEST_COUNT = 2**24  # float32 has every whole number up to here
-LARGEST = 1e15  # of x: squares and their sums stay finite in float32
+LARGEST = 1e16  # of x: squares and their sums stay finite in float32
 
 
 def check_finite(x: tf.Tensor, features: tf.Tensor, name: str) -> None:

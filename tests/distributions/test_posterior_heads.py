@@ -275,12 +275,12 @@ def test_a_head_that_does_not_fit_z_is_refused(name):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: AutoregressiveMixture(0), "at least 1"),
-        (lambda: MadeMixture(2, components=0), "at least 1"),
+        (lambda: AutoregressiveMixture(0), "whole number, 1 or more"),
+        (lambda: MadeMixture(2, components=0), "whole number, 1 or more"),
         (lambda: MadeMixture(2, min_scale=0.0), "above 0"),
-        (lambda: GaussianMixture(2, 0), "at least 1"),
-        (lambda: MaskedAutoregressiveFlow(2, 0), "at least 1"),
-        (lambda: PlanarFlow(0), "at least 1"),
+        (lambda: GaussianMixture(2, 0), "whole number, 1 or more"),
+        (lambda: MaskedAutoregressiveFlow(2, 0), "whole number, 1 or more"),
+        (lambda: PlanarFlow(0), "whole number, 1 or more"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(make, says):

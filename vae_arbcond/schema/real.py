@@ -15,7 +15,7 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DATE_LIMITS = (-62135510400, 253402214400)
 LARGEST_COUNT = 2**24  # float32 has every whole number up to here.
 LOG_LIMITS = (-230.0, 230.0)  # of positive columns: 1e-100 to 1e100, whose squares exist
-FARTHEST = 1e9  # standard deviations; a network's answer to more is no number
+FARTHEST = 1e16  # standard deviations; networks have no answer to more
 _NANOSECOND_LIMITS = (-9223286400, 9223286400)
 
 

@@ -104,6 +104,20 @@ def test_impute_fills_a_table_in_its_own_units(run_dir, holes, tmp_path):
         assert all(old in ("", new) for old, new in cells)
 
 
+def test_impute_reads_text_with_another_separator_and_without_a_header(
+    run_dir, holes, tmp_path
+):
+    text = (tmp_path / "holes.csv").read_text().replace(",", ";")
+    (tmp_path / "other.csv").write_text(text)
+    asked = ["impute", f"--model={run_dir}", "--input=other.csv", "--output=filled.csv"]
+    done = command(*asked, "--separator=;", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    filled = pd.read_csv(tmp_path / "filled.csv")
+    assert list(filled.columns) == list(holes.columns) and not filled.isna().any().any()
+    refused = command(*asked, "--separator=;", "--noheader", cwd=tmp_path)
+    assert refused.returncode != 0 and "lacks column(s)" in refused.stderr  # c0, c1, ...
+
+
 def test_evaluate_prints_the_baseline_beside_the_model(run_dir, tmp_path):
     done = command("evaluate", f"--model={run_dir}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -156,6 +156,12 @@ def test_images_are_scored_in_pixels():
     assert report.baseline["rmse"] < report.scores["rmse"]
 
 
+@pytest.mark.parametrize("number", [2.5, 1, True, "100"])
+def test_too_few_samples_are_refused_by_their_setting_s_name(number):
+    with pytest.raises(ValueError, match=r"evaluate\.num_samples must be a whole number"):
+        evaluation.evaluate(Constant(), gaussian_splits(60), BernoulliMask(0.5), number)
+
+
 def test_nothing_to_score_is_an_error():
     splits = gaussian_splits(100)
     with pytest.raises(ValueError, match="hides nothing"):

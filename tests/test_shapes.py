@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from vae_arbcond import networks, shapes
+from vae_arbcond.schema import real
 from vae_arbcond.shapes import DataSpec
 
 
@@ -133,6 +134,10 @@ class DataSpecTest(tf.test.TestCase):
         spec = DataSpec((4, 5), (3,))
         self.assertEqual(spec.num_features, 20)
         self.assertEqual(spec.x_shape, (4, 5, 3))
+
+
+def test_schema_and_model_have_one_largest_count():
+    assert shapes.LARGEST_COUNT == real.LARGEST_COUNT  # Neither may import the other.
 
 
 def test_values_that_no_network_answers_are_refused():

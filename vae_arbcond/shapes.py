@@ -210,6 +210,41 @@ def fold_batch(network, inputs: tf.Tensor, event_ndims: int = 1) -> tf.Tensor:
     )
 
 
+def in_groups(answer, parts, signature, most: int):
+    """answer(*parts) for tensors [B, ...], at most `most` rows at a time: nest of [B, ...].
+
+    Groups are of equal size, the last one filled up with rows of zeros.
+
+    Args:
+      answer: [b, ...] tensors -> nest of [b, ...].
+      parts: tensors.
+      signature: nest of TensorSpec [None, ...] of the answer.
+      most: rows.
+    """
+    total = tf.shape(parts[0])[0]
+    groups = tf.maximum((total + most - 1) // most, 1)
+    size = (total + groups - 1) // groups
+
+    def cut(part):
+        spare = [[0, groups * size - total], *[[0, 0]] * (part.shape.rank - 1)]
+        shape = tf.concat([[groups, size], tf.shape(part)[1:]], 0)
+        cut = tf.reshape(tf.pad(part, spare), shape)
+        return tf.ensure_shape(cut, [None, None, *part.shape[1:]])
+
+    def joined(part):
+        shape = tf.concat([[groups * size], tf.shape(part)[2:]], 0)
+        flat = tf.reshape(part, shape)[:total]
+        return tf.ensure_shape(flat, [None, *part.shape[2:]])
+
+    answers = tf.map_fn(
+        lambda group: answer(*group),
+        tuple(cut(part) for part in parts),
+        parallel_iterations=1,
+        fn_output_signature=signature,
+    )
+    return tf.nest.map_structure(joined, answers)
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
     """What a model must know of the data before it can create its weights.

@@ -89,6 +89,15 @@ def test_the_joint_half_of_a_ratio_draws_from_the_model_s_own_encoder(question):
 
 
 @pytest.mark.parametrize("likelihood", NAMED, ids=str)
+def test_an_empty_target_has_log_likelihood_exactly_0(likelihood, question):
+    _, method, x, observed = question
+    for target in (np.zeros_like(observed), observed):
+        estimate = likelihood(method, x, observed, target, 50, [0, 1])
+        np.testing.assert_array_equal(estimate.value, np.zeros(len(x)))
+        np.testing.assert_array_equal(estimate.stderr, np.zeros(len(x)))
+
+
+@pytest.mark.parametrize("likelihood", NAMED, ids=str)
 def test_no_rows_have_no_estimates(likelihood, question):
     _, method, x, observed = question
     estimate = likelihood(method, x[:0], observed[:0], ~observed[:0], 10, [0, 1])

@@ -21,7 +21,7 @@ from vae_arbcond.mixtures.fitting import Settings, Table
 from vae_arbcond.mixtures.marginals import Marginals
 from vae_arbcond.models.base import FitStage
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import check_mask, check_x
+from vae_arbcond.shapes import check_mask, check_x, in_groups
 
 GROUP_NUMBERS = 2**23  # float64 that the solves of one group of rows may hold: 64 MB
 BISECTIONS = 60
@@ -280,7 +280,7 @@ class GaussianMixtureConditioner(DensityConditioner):
         wide = max(1, len(self.columns.real))
         components = self._stored("log_weights").shape[0]
         most = max(8, GROUP_NUMBERS // (components * wide * wide))
-        return noise.in_groups(answer, parts, signature, most)
+        return in_groups(answer, parts, signature, most)
 
     def _density(self, x, observed, target):
         """log p(x_target | x_observed), float32 [B]."""

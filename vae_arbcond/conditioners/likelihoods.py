@@ -79,14 +79,18 @@ def _ratio(conditioner, x, observed, target, num_samples, seed):
     nothing = tf.zeros_like(observed)
     given = conditioner.log_weights(x, observed, nothing, num_samples, seed)[0]
     estimate = estimators.ratio(estimators.importance(joint), estimators.importance(given))
-    extra = target & ~observed
-    nothing = ~tf.reduce_any(extra, list(range(1, extra.shape.rank)))
-    return estimators.certain_where(nothing, estimate)
+    return _certain_without_target(estimate, target & ~observed)
 
 
 def _predictive(conditioner, x, observed, target, num_samples, seed):
-    parts = conditioner.log_weights(x, observed, target & ~observed, num_samples, seed)
-    return estimators.predictive(parts[1])
+    target = target & ~observed
+    log_p_target = conditioner.log_weights(x, observed, target, num_samples, seed)[1]
+    return _certain_without_target(estimators.predictive(log_p_target), target)
+
+
+def _certain_without_target(estimate, target):
+    nothing = ~tf.reduce_any(target, list(range(1, target.shape.rank)))
+    return estimators.certain_where(nothing, estimate)
 
 
 def _answer(likelihood, estimate, conditioner, x, observed, target, num_samples, seed):

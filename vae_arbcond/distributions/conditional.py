@@ -3,6 +3,8 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from vae_arbcond.shapes import in_groups
+
 tfd = tfp.distributions
 
 LARGEST_LAYER = 2**24  # numbers in the output of one layer: 64 MiB
@@ -92,21 +94,7 @@ class Conditional(tfd.Distribution):
         total = values.shape[0]
         if total is not None and total <= size:
             return function(values, context)
-        total = tf.shape(values)[0]
-        at_once = tf.maximum(tf.minimum(total, size), 1)
-        slices = (total + at_once - 1) // at_once
-
-        def sliced(part):
-            spare = [[0, slices * at_once - total], [0, 0]]
-            return tf.reshape(tf.pad(part, spare), [slices, at_once, part.shape[-1]])
-
-        results = tf.map_fn(
-            lambda parts: function(*parts),
-            (sliced(values), sliced(context)),
-            parallel_iterations=1,
-            fn_output_signature=tf.TensorSpec([None, *event]),
-        )
-        return tf.reshape(results, [slices * at_once, *event])[:total]
+        return in_groups(function, (values, context), tf.TensorSpec([None, *event]), size)
 
     def _flattened(self, values):
         """(values [N, V], context [N, H], leading shape): both broadcast to one batch."""

@@ -189,7 +189,15 @@ class StudentT(LikelihoodHead):
 
 
 class _UnitInterval(LikelihoodHead):
-    """Heads of values from 0 to 1."""
+    """Heads of values from 0 to 1 with one parameter a feature, its logit."""
+
+    def __init__(self, per_feature: bool = False, name: str | None = None):
+        super().__init__(per_feature, name=name)
+
+    def build_for(self, spec):
+        self.check_real(spec)
+        self.spec = spec
+        self.params = self.dense_parameters(spec, 1)
 
     def check_values(self, values):
         outside = values[(values < 0) | (values > 1)]
@@ -204,14 +212,6 @@ class _UnitInterval(LikelihoodHead):
 class Bernoulli(_UnitInterval):
     """One Bernoulli per feature; grey values in [0, 1] are read as probabilities."""
 
-    def __init__(self, per_feature: bool = False, name: str | None = None):
-        super().__init__(per_feature, name=name)
-
-    def build_for(self, spec):
-        self.check_real(spec)
-        self.spec = spec
-        self.params = self.dense_parameters(spec, 1)
-
     def call(self, h):
         (logits,) = self.feature_parameters(self.params, h, self.spec, 1)
         return tfd.Bernoulli(logits, dtype=tf.float32)  # int32 by default; x is float32.
@@ -224,14 +224,6 @@ class ContinuousBernoulli(_UnitInterval):
     Loaiza-Ganem and Cunningham, 2019, https://arxiv.org/abs/1907.06845. Its mean is not the
     parameter lambda = sigmoid(logits); completions use the mean.
     """
-
-    def __init__(self, per_feature: bool = False, name: str | None = None):
-        super().__init__(per_feature, name=name)
-
-    def build_for(self, spec):
-        self.check_real(spec)
-        self.spec = spec
-        self.params = self.dense_parameters(spec, 1)
 
     def call(self, h):
         (logits,) = self.feature_parameters(self.params, h, self.spec, 1)

@@ -8,11 +8,11 @@ import tensorflow_probability as tfp
 from vae_arbcond.distributions.columns import Columns
 from vae_arbcond.distributions.likelihoods import LikelihoodHead, constant, inverse_softplus
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import check_positive
+from vae_arbcond.shapes import LARGEST_COUNT, check_positive
 
 tfd = tfp.distributions
 
-LARGEST_LOG_MEAN = float(np.log(2.0**24))  # float32 has every whole number up to here.
+LARGEST_LOG_MEAN = float(np.log(LARGEST_COUNT))
 # 1 / r of a count: its standard deviation is at least 1 % of its mean. Less, and the density's
 # terms would cancel beyond what float32 holds.
 MIN_DISPERSION = 1e-4

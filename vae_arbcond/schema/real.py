@@ -14,7 +14,8 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # a day inside what 64 bits of nanoseconds hold. The day leaves room for any time zone.
 _DATE_LIMITS = (-62135510400, 253402214400)
 LARGEST_COUNT = 2**24  # float32 has every whole number up to here.
-LOG_LIMITS = (-230.0, 230.0)  # of positive columns: 1e-100 to 1e100, whose squares exist
+POSITIVE_LIMITS = (1e-100, 1e100)  # of positive columns: their squares exist
+LOG_LIMITS = (-230.0, 230.0)  # Just inside them, so that what is drawn can be read again.
 FARTHEST = 1e16  # standard deviations; networks have no answer to more
 _NANOSECOND_LIMITS = (-9223286400, 9223286400)
 
@@ -184,7 +185,7 @@ class Integer(_Real):
 
 
 @dataclasses.dataclass(frozen=True)
-class Positive(_Real):
+class Positive(Numeric):
     """A real number above 0: x is its standardised logarithm.
 
     A Normal x is a log-normal value. A completion, the mean of x, is the value's median.
@@ -195,17 +196,6 @@ class Positive(_Real):
       scale: their standard deviation; > 0.
       dtype, unit, constant: as for Numeric.
     """
-
-    name: str
-    mean: float
-    scale: float
-    dtype: str = "float64"
-    unit: str = ""
-    constant: float | None = None
-
-    def __post_init__(self):
-        self._check_scale()
-        self._check_dtype(_cells.real_dtype(self.dtype), "'float64', say")
 
     def to_model(self, cells: pd.Series, unknown: str = "error"):
         del unknown
@@ -251,14 +241,14 @@ def positive_logs(cells: pd.Series, column: str) -> np.ndarray:
             f"cell, leave it empty, or override the column as 'numeric' (as 'count' if it "
             f"holds whole numbers from 0)."
         )
-    logs = np.log(values)
-    bad = (logs < LOG_LIMITS[0]) | (logs > LOG_LIMITS[1])
+    bad = (values < POSITIVE_LIMITS[0]) | (values > POSITIVE_LIMITS[1])
     if bad.any():
         raise ValueError(
             f"Column {column!r}: {_cells.first(cells, bad)}; a positive column holds numbers "
-            f"from 1e-100 to 1e100. Correct that cell or leave it empty."
+            f"from {POSITIVE_LIMITS[0]:g} to {POSITIVE_LIMITS[1]:g}. Correct that cell or "
+            f"leave it empty."
         )
-    return logs
+    return np.log(values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from vae_arbcond.schema import (
     cells,
 )
 from vae_arbcond.schema.levels import show_levels
-from vae_arbcond.schema.real import FARTHEST, LARGEST_COUNT, LOG_LIMITS
+from vae_arbcond.schema.real import FARTHEST, LARGEST_COUNT, LOG_LIMITS, POSITIVE_LIMITS
 from vae_arbcond.serving import dates
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -120,12 +120,13 @@ class Logarithms(Real):
     """A Positive column in a graph."""
 
     def _standardised(self, given):
+        smallest, largest = POSITIVE_LIMITS
         require(
-            ((given >= 1e-100) & (given <= 1e100)) | tf.math.is_nan(given),
+            ((given >= smallest) & (given <= largest)) | tf.math.is_nan(given),
             given,
             f"Column `{self.column.name}` holds ",
-            ", but it is positive; give a number above 0, from 1e-100 to 1e100, or NaN for a "
-            "missing one.",
+            f", but it is positive; give a number above 0, from {smallest:g} to {largest:g}, "
+            f"or NaN for a missing one.",
         )
         return super()._standardised(tf.math.log(given))
 

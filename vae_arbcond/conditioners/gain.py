@@ -243,7 +243,7 @@ class GAIN(ArbitraryConditioner):
         if self.feature_ndims == 2:
             pixels = x if self.spec.event_shape else x[..., tf.newaxis]
             return tf.where(self._each(seen), (pixels - self.low) / self._range(), 0.0)
-        numbers = tf.gather(x, self.real, axis=-1)
+        numbers = tf.gather(x, np.array(self.real, np.int32), axis=-1)
         numbers = tf.where(self.counts, tf.math.log1p(tf.maximum(numbers, 0.0)), numbers)
         numbers = (numbers - self.low) / self._range()
         pieces = [

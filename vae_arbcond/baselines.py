@@ -6,9 +6,10 @@ miceforest (the extra `benchmarks`), whose learner is LightGBM's random forest i
 All are fitted to the training rows and then asked about others, as every method here is.
 """
 
+import functools
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -60,8 +61,7 @@ def impute(
 
 def fit(name, train_x, train_present, spec, seed) -> Callable:
     """(x, observed, num_samples, seed) -> draws; the arguments are those of `impute`."""
-    if name not in _FITS:
-        raise ValueError(f"There is no baseline {name!r}. There are {', '.join(NAMES)}.")
+    _check_name(name)
     if len(spec.x_shape) != 1:
         raise ValueError(
             f"The baseline {name} completes tables, rows of shape (D,); these rows have shape "
@@ -82,6 +82,22 @@ def fit(name, train_x, train_present, spec, seed) -> Callable:
     return answer
 
 
+def named(names: Sequence[str]) -> dict[str, Callable[[Dataset], "Baseline"]]:
+    """What `evaluate.beside` takes, of these baselines.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    for name in names:
+        _check_name(name)
+    return {name: functools.partial(Baseline, name) for name in names}
+
+
+def _check_name(name):
+    if name not in _FITS:
+        raise ValueError(f"There is no baseline {name!r}. There are {', '.join(NAMES)}.")
+
+
 class Baseline:
     """A baseline fitted to training rows, in the place of a conditioner.
 
@@ -92,7 +108,7 @@ class Baseline:
     """
 
     def __init__(self, name: str, train: Dataset, seed: int = 0):
-        self.spec = train.spec
+        self.spec, self.feature_ndims = train.spec, 1
         self.draw = fit(name, train.x, train.present, train.spec, seed)
 
     def impute_and_complete(self, x, observed, num_samples, seed):

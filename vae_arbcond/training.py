@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from vae_arbcond import pictures, runs
+from vae_arbcond import pictures, runs, teachable
 from vae_arbcond.conditioners.base import (
     ArbitraryConditioner,
     DensityConditioner,
@@ -96,6 +96,7 @@ def train(
 
     Raises:
       runs.RunError: `run_dir` holds a run already and `resume` is False, or nothing to resume.
+      ValueError: the training rows or the masks leave nothing to learn (`teachable`).
       TrainingError: the loss stopped being finite; the best model so far is kept.
     """
     for name, value, least in (
@@ -134,9 +135,16 @@ def train(
     try:
         if config_text:
             run.save_config(config_text)
+        train_rows = teachable.rows_with_values(data.train)
+        if verbose and len(train_rows) < len(data.train):
+            print(
+                f"{len(data.train) - len(train_rows)} of {len(data.train)} training rows hold "
+                f"no value at all and are left out."
+            )
+        settings["data"] = data._replace(train=train_rows)
         conditioner.create_variables(data.train.spec, seed)
-        conditioner.check_data(data.train.x, data.train.present)
-        conditioner.adapt(data.train.x, data.train.present)
+        conditioner.check_data(train_rows.x, train_rows.present)
+        conditioner.adapt(train_rows.x, train_rows.present)
         started = time.time()
         history = {}
         restore = _Restore(resume, model_lost=resume and not run.has_whole_model())
@@ -144,6 +152,8 @@ def train(
             if isinstance(stage, FitStage):
                 history[stage.name] = _fit(run, conditioner, stage, settings, verbose)
                 continue
+            teachable.check_columns(train_rows)
+            teachable.check_mask(stage.trainable, train_rows, mask, seed)
             stage = stage._replace(num_steps=stage.num_steps or num_steps)
             its_optimizer = optimizer(stage.num_steps)
             loop = _StageLoop(run, conditioner, stage, number, its_optimizer, **settings)

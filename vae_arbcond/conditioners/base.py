@@ -212,6 +212,25 @@ class ArbitraryConditioner(Trainable):
         self._impute(x, seen, tf.constant(1), tf.zeros([2], tf.int32))
 
 
+def check_hides(method, present, observed, name) -> None:
+    """Refuses masks that hide nothing, for methods whose loss scores what is hidden.
+
+    Args:
+      method: is trained with them.
+      present, observed: bool [N, *F], NumPy.
+      name: of the mask generator.
+
+    Raises:
+      ValueError: names it.
+    """
+    if not (present & ~observed).any():
+        raise ValueError(
+            f"The training mask {name} hides nothing that is present, and "
+            f"{type(method).__name__} learns from what is hidden alone. Set train.mask to one "
+            f"that hides something, UniformCountMask() or BernoulliMask(0.5) say."
+        )
+
+
 def _no_draws(num_samples, x):
     """Draws for no rows: some of TensorFlow's operations divide by the number of rows."""
     return tf.zeros(tf.concat([[num_samples], tf.shape(x)], 0))

@@ -17,7 +17,7 @@ from vae_arbcond.conditioners import sampling
 from vae_arbcond.conditioners.base import ArbitraryConditioner
 from vae_arbcond.models.base import Player
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import LARGEST_COUNT, check_discrete, check_positive, expand_features
+from vae_arbcond.shapes import LARGEST_COUNT, check_positive, expand_features
 
 
 @register
@@ -32,15 +32,17 @@ class GAIN(ArbitraryConditioner):
     Networks see and say numbers in [0, 1], as in the paper: real features by the smallest and
     largest value that is present in the training rows (of an image, of each channel), which
     are weights of the method; counts the same on a logarithmic scale; levels as one-hot
-    vectors. A sigmoid and a softmax keep the generator there, so that noise, both losses and
-    `alpha` mean what they mean in the paper whatever the data, and no imputation leaves the
-    range of the training values.
+    vectors. A sigmoid and a softmax keep the generator there, so that the noise is small
+    whatever the data, and no imputation leaves the range of the training values. The
+    reconstruction error of a number is in x's own unit, standard deviations: `alpha` then
+    behaves as in VAEAC's Table 7, which it does not in units of the range.
 
     A draw differs from the next by the noise in the holes alone. Its levels are those with the
     largest output.
 
     Args:
-      generator: [x with noise in its holes, observed] -> h, a network.
+      generator: [x with noise in its holes, observed] -> h, a network. Narrow ones, of about
+        as many units as there are columns, fill in better than wide ones, which copy.
       discriminator: [x with its holes filled, hint] -> h, a network.
       alpha: weight of the reconstruction error.
       hint_rate: probability that the discriminator is told whether a feature was observed;
@@ -133,17 +135,18 @@ class GAIN(ArbitraryConditioner):
         }
 
     def reconstruction(self, code, made, logs):
-        """VAEAC, Eq. 12: error of every feature, [N, *F]; squared for a number.
+        """VAEAC, Eq. 12: error of every feature, [N, *F]; squared for a number, in x's unit.
 
         Of a column with levels, (cross_entropy x -X log x' + (1 - cross_entropy) (X - x')^2)
         / K, summed over its K levels: each column counts alike.
         """
         squares = tf.square(code - made)
         if self.feature_ndims == 2:
-            return tf.reduce_mean(squares, -1)
+            return tf.reduce_mean(squares * tf.square(self._range()), -1)
+        numbers = squares[..., : len(self.real)] * tf.square(self._range())
         if not self.sizes:
-            return squares
-        numbers, *squares = tf.split(squares, [len(self.real), *self.sizes], -1)
+            return numbers
+        _, *squares = tf.split(squares, [len(self.real), *self.sizes], -1)
         truths = tf.split(code, [len(self.real), *self.sizes], -1)[1:]
         share, columns = self.cross_entropy, []
         for square, truth, log in zip(squares, truths, logs, strict=True):
@@ -163,7 +166,7 @@ class GAIN(ArbitraryConditioner):
         return [variable for player in self.players() for variable in player.variables]
 
     def validation_terms(self, x, present, observed, seed):
-        """Error of one draw of what is hidden and present, by feature: [B].
+        """Error of the mean of four draws of what is hidden and present, by feature: [B].
 
         Squares in x's own unit for a number, half the squared distance of one-hot vectors for
         levels. Neither player's loss says how good imputations are. The mean over rows is the
@@ -171,7 +174,9 @@ class GAIN(ArbitraryConditioner):
         """
         seen, hidden = present & observed, present & ~observed
         code, truth = self.encode(x, seen), self.encode(x, present)
-        made, _ = self.generate(code, seen, self._noise(tf.shape(code), seed))
+        made = 0.0
+        for one in tf.unstack(tfp.random.split_seed(seed, n=4), 4):
+            made += self.generate(code, seen, self._noise(tf.shape(code), one))[0] / 4.0
         squares = tf.square(self._numbers(truth) - self._numbers(made))
         if self.feature_ndims == 2:
             error = tf.reduce_mean(squares, -1)
@@ -351,10 +356,6 @@ class GAIN(ArbitraryConditioner):
         high = np.where(present, x, -np.inf).max(0, initial=-np.inf)
         self.low.assign(np.where(some, low, 0.0).astype(np.float32))
         self.high.assign(np.where(some, high, 0.0).astype(np.float32))
-
-    def check_data(self, x, present):
-        super().check_data(x, present)
-        check_discrete(tf.constant(x), tf.constant(present), "present", self.spec)
 
     def check_training_mask(self, present, observed, name):
         """Refuses masks that leave nothing to tell apart.

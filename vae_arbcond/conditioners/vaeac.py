@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from vae_arbcond import estimators
 from vae_arbcond.conditioners import sampling
-from vae_arbcond.conditioners.base import Inference, LatentConditioner
+from vae_arbcond.conditioners.base import Inference, LatentConditioner, check_hides
 from vae_arbcond.distributions import DiagonalGaussian, over_features
 from vae_arbcond.networks import MaskedInput
 from vae_arbcond.registry import register
@@ -170,6 +170,10 @@ class VAEAC(LatentConditioner):
         if self.alpha:
             parts += [self.proposal_network, self.proposal_head]
         return [variable for part in parts for variable in part.trainable_variables]
+
+    def check_training_mask(self, present, observed, name):
+        """Refuses masks that hide nothing: the loss would score nothing."""
+        check_hides(self, present, observed, name)
 
     def build_for(self, spec):
         super().build_for(spec)

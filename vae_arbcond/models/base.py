@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from vae_arbcond.distributions import LikelihoodHead
 from vae_arbcond.models.schedules import ConstantBeta
 from vae_arbcond.registry import dtype_policy
-from vae_arbcond.shapes import DataSpec
+from vae_arbcond.shapes import DataSpec, check_discrete
 
 tfd = tfp.distributions
 
@@ -213,11 +213,13 @@ class Trainable(keras.Model):
         self.built = True  # There is no single call for Keras to trace the weights from.
 
     def check_data(self, x: np.ndarray, present: np.ndarray) -> None:
-        """Refuses training data [N, *F, *E] that a likelihood head gives no probability.
+        """Refuses training data [N, *F, *E]: levels and counts that are none, and what a
+        likelihood head gives no probability.
 
         Raises:
-          ValueError: names the head and a value.
+          ValueError: names the column, or the head, and a value.
         """
+        check_discrete(tf.constant(x), tf.constant(present), "present", self.spec)
         for layer in self._flatten_layers():
             if isinstance(layer, LikelihoodHead):
                 layer.check_values(x[present])

@@ -10,9 +10,21 @@ from vae_arbcond import networks, teachable, training
 from vae_arbcond.conditioners import GAIN, VAEAC, UniversalMarginalizer
 from vae_arbcond.data.pipeline import make_splits
 from vae_arbcond.data.sources import Source
-from vae_arbcond.distributions import MixedColumns
+from vae_arbcond.distributions import (
+    Bernoulli,
+    DiagonalGaussian,
+    DiscretizedLogistic,
+    MixedColumns,
+)
 from vae_arbcond.masks import BernoulliMask
-from vae_arbcond.skip_networks import SkipMlpDecoder, SkipMlpEncoder
+from vae_arbcond.models import VAE
+from vae_arbcond.shapes import DataSpec
+from vae_arbcond.skip_networks import (
+    SkipConvDecoder,
+    SkipConvEncoder,
+    SkipMlpDecoder,
+    SkipMlpEncoder,
+)
 
 METHODS = {
     "VAEAC": lambda: VAEAC(
@@ -111,3 +123,29 @@ def test_a_level_beyond_the_head_s_size_is_named(tmp_path, method):
     x = np.array([[0.0, 0.0, 0.0, 7.0]], np.float32)
     with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
         method.impute(x, np.ones([1, 4], bool), 2, [0, 0])
+
+
+def test_a_decoder_that_ends_at_another_size_than_the_images_is_named():
+    model = VAE(
+        2,
+        networks.conv_encoder(((2, 3, 2),)),
+        DiagonalGaussian(2),
+        networks.conv_decoder((2, 2, 2), ((2, 3, 2),)),
+        Bernoulli(per_feature=True),
+    )
+    with pytest.raises(ValueError, match="maps of 4 x 4, but the images are 28 x 28"):
+        model.create_variables(DataSpec((28, 28)))
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (5, 7), (128, 128, 3)])
+def test_skip_networks_take_images_of_any_size(shape):
+    method = VAEAC(
+        2,
+        SkipConvEncoder((2, 2)),
+        SkipConvEncoder((2, 2)),
+        SkipConvDecoder((2, 2)),
+        DiscretizedLogistic(4, 1, per_feature=True),
+    )
+    method.create_variables(DataSpec(shape[:2], shape[2:]))
+    x, nothing = np.zeros([1, *shape], np.float32), np.zeros([1, *shape[:2]], bool)
+    assert method.impute(x, nothing, 1, [0, 0]).shape == (1, 1, *shape)

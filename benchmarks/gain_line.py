@@ -45,7 +45,7 @@ def draw(conditioner, x, observed, seed=(0, 0), num_samples=DRAWS) -> np.ndarray
 def main():
     """Trains and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1500)
     result = pathlib.Path(__file__).parent / "results" / "gain_line.png"
     parser.add_argument("--png", type=pathlib.Path, default=result)
     options = parser.parse_args()

@@ -177,7 +177,7 @@ def markdown(found):
     lines = [
         "# GAIN as VAEAC changes it, and as it was published",
         "",
-        "NRMSE (PFC for phishing_1353), mean ± standard deviation of five splits; lower is "
+        "NRMSE (PFC for phishing_1353), mean ± standard deviation of splits; lower is "
         "better. In brackets, VAEAC's Table 7. `modified`: Eq. 12, hint rate 0.01, alpha 10; "
         "the others: cross-entropy alone, hint rate 0.9.",
         "",
@@ -197,7 +197,7 @@ def markdown(found):
                 values = [run[label][reading] for run in runs_of.values()]
                 ours = f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else "-"
                 cells.append(f"{ours} ({paper})")
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            lines.append(f"| {name}, {len(runs_of)} of 5 splits | " + " | ".join(cells) + " |")
     seconds = [
         one["seconds"]
         for of_table in found["results"].values()

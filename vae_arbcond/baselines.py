@@ -4,8 +4,8 @@ On numbers they are scikit-learn's `IterativeImputer` with Bayesian ridge regres
 random forests. It knows no levels, so tables with categorical or ordinal columns go to
 miceforest (the extra `benchmarks`), whose learner is LightGBM's random forest in both cases.
 There they disappoint: with half of zoo's cells hidden both had a PFC of 0.30 to 0.32,
-marginals 0.33 and a closed form 0.17; why is not known. All are fitted to the training rows and
-then asked about others, as every method here is.
+marginals 0.33 and a closed form 0.17; why is not known. All are fitted to the training rows
+and then asked about others, as every method here is.
 """
 
 import functools

@@ -117,6 +117,8 @@ ARGUMENTS = {
     "DefaultLikelihood": {},
     "RatioLikelihood": {},
     "PredictiveLikelihood": {},
+    "MonteCarloLikelihood": {},
+    "ImportanceLikelihood": {},
     "Normal": {"min_scale": 0.1, "per_feature": True, "name": "normal"},
     "SharedScaleNormal": {
         "min_scale": 0.1,

@@ -375,8 +375,8 @@ def _unflatten(h, z):
 
 def _add_rows(h, term):
     """h [S B, ...] + term [B, ...]: the rows' term for each of their samples."""
-    if h.shape[0] is not None and h.shape[0] == term.shape[0]:
-        return h + tf.cast(term, h.dtype)
+    # Never h + term as they are, one sample a row: TensorFlow 2.21's remapper takes
+    # relu(W h + (V s + b)) for a pattern to fuse, and leaves a broken graph behind.
     samples = tf.reshape(h, tf.concat([[-1], tf.shape(term)], 0))
     return tf.reshape(samples + tf.cast(term, h.dtype), tf.shape(h))
 

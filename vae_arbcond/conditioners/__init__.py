@@ -10,6 +10,8 @@ from vae_arbcond.conditioners.factor_analysis import FactorAnalysisConditioner
 from vae_arbcond.conditioners.gaussian_mixture import GaussianMixtureConditioner
 from vae_arbcond.conditioners.likelihoods import (
     DefaultLikelihood,
+    ImportanceLikelihood,
+    MonteCarloLikelihood,
     PredictiveLikelihood,
     RatioLikelihood,
 )
@@ -24,8 +26,10 @@ __all__ = [
     "DensityConditioner",
     "FactorAnalysisConditioner",
     "GaussianMixtureConditioner",
+    "ImportanceLikelihood",
     "Inference",
     "LatentConditioner",
+    "MonteCarloLikelihood",
     "PosteriorMatching",
     "PredictiveLikelihood",
     "RatioLikelihood",

@@ -41,7 +41,6 @@ PAPER = {
     "alpha = 0.99": (0.35, 11),
     "alpha = 0.9": (0.62, 1.7),
 }
-LIMITS = (-2.5, 2.5)
 _fold_in = tf.random.experimental.stateless_fold_in
 
 
@@ -50,6 +49,7 @@ class Mixture:
 
     def __init__(self):
         self.means = np.random.default_rng(MEANS_SEED).normal(size=[COMPONENTS, 2])
+        self.limits = self.means.min() - 0.5, self.means.max() + 0.5  # of pictures
 
     def sample(self, count, seed):
         """[count, 2], float32."""
@@ -155,14 +155,16 @@ def picture(mixture, cells, path):
         figsize=(9.6, 2.9 * (len(rows) + 1)), layout="constrained"
     )
     axes = figure.subplots(len(rows) + 1, 3)
-    grid = np.stack(np.meshgrid(*[np.linspace(*LIMITS, 201)] * 2), -1)
+    grid = np.stack(np.meshgrid(*[np.linspace(*mixture.limits, 201)] * 2), -1)
     density = mixture.log_prob(grid.reshape(-1, 2), np.ones([201 * 201, 2], bool))
     shown = axes[0, 0].imshow(
-        np.exp(density).reshape(201, 201), origin="lower", extent=(*LIMITS, *LIMITS)
+        np.exp(density).reshape(201, 201),
+        origin="lower",
+        extent=(*mixture.limits, *mixture.limits),
     )
     axes[0, 0].set_title("density (Figure 6)", fontsize=9)
     figure.colorbar(shown, ax=axes[0, 0], shrink=0.8)
-    _scatter(axes[0, 1], mixture.sample(3000, seed=5))
+    _scatter(axes[0, 1], mixture.sample(3000, seed=5), mixture.limits)
     axes[0, 1].set_title("3,000 points of the data", fontsize=9)
     axes[0, 2].axis("off")
     axes[0, 2].text(
@@ -176,15 +178,15 @@ def picture(mixture, cells, path):
     )
     for row, name in zip(axes[1:], rows, strict=True):
         for axis, points in zip(row, cells[name]["draws"], strict=True):
-            _scatter(axis, points)
+            _scatter(axis, points, mixture.limits)
         for axis, what in zip(row, ("x_1, x_2", "x_1 | x_2", "x_2 | x_1"), strict=True):
             axis.set_title(f"{name}: $p({what})$", fontsize=9)
     figure.savefig(path, dpi=80)
 
 
-def _scatter(axis, points):
+def _scatter(axis, points, limits):
     axis.plot(points[:, 0], points[:, 1], ".", markersize=1.2, alpha=0.5)
-    axis.set(xlim=LIMITS, ylim=LIMITS, aspect="equal")
+    axis.set(xlim=limits, ylim=limits, aspect="equal")
 
 
 def write(folder, mixture, steps):
@@ -239,11 +241,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", default="runs/vaeac_synthetic", type=pathlib.Path)
     parser.add_argument("--steps", type=int, default=16_000)
+    parser.add_argument("--methods", nargs="*", default=[*ALPHAS, MARGINALIZER])
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     folder, mixture = arguments.folder, Mixture()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*ALPHAS, MARGINALIZER):
+    for name in arguments.methods:
         if (folder / f"{name}.json").exists():
             continue
         method = method_of(name)

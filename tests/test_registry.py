@@ -117,6 +117,8 @@ ARGUMENTS = {
     "DefaultLikelihood": {},
     "RatioLikelihood": {},
     "PredictiveLikelihood": {},
+    "MonteCarloLikelihood": {},
+    "ImportanceLikelihood": {},
     "Normal": {"min_scale": 0.1, "per_feature": True, "name": "normal"},
     "SharedScaleNormal": {
         "min_scale": 0.1,
@@ -149,6 +151,8 @@ ARGUMENTS = {
         "name": "mixed",
     },
     "VAE": VAE_ARGUMENTS,
+    "LayeredEncoder": {"units": (4, 3), "activation": "tanh", "name": "layered"},
+    "LayeredDecoder": {"units": (3,), "skips": False, "activation": "tanh", "name": "plain"},
     "SkipMlpEncoder": {"hidden": 3, "depth": 1, "activation": "tanh", "name": "skip"},
     "SkipMlpDecoder": {"hidden": 3, "depth": 1, "activation": "tanh", "name": "skipped"},
     "UniversalMarginalizer": {

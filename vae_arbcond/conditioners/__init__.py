@@ -11,6 +11,8 @@ from vae_arbcond.conditioners.gain import GAIN
 from vae_arbcond.conditioners.gaussian_mixture import GaussianMixtureConditioner
 from vae_arbcond.conditioners.likelihoods import (
     DefaultLikelihood,
+    ImportanceLikelihood,
+    MonteCarloLikelihood,
     PredictiveLikelihood,
     RatioLikelihood,
 )
@@ -26,8 +28,10 @@ __all__ = [
     "DensityConditioner",
     "FactorAnalysisConditioner",
     "GaussianMixtureConditioner",
+    "ImportanceLikelihood",
     "Inference",
     "LatentConditioner",
+    "MonteCarloLikelihood",
     "PosteriorMatching",
     "PredictiveLikelihood",
     "RatioLikelihood",

@@ -23,8 +23,8 @@ class VAEAC(LatentConditioner):
     """p(x_u | x_o) = E p(x_u | z, x_o) over z ~ p(z | x_o): no joint model is needed.
 
     The loss scores what is hidden by the mask and present in the data, and nothing else
-    (Eq. 7, with Eq. 9 for training data with gaps). Train it with masks like those of the
-    questions to come.
+    (Eq. 7, a bound on Eq. 4; with Eq. 9 for training data with gaps). Train it with masks
+    like those of the questions to come.
 
     Args:
       latent_size: length of z.
@@ -105,7 +105,7 @@ class VAEAC(LatentConditioner):
         return Inference(prior, context)
 
     def likelihood(self, z, context) -> tfd.Distribution:
-        """p(x | z, x_o): batch_shape [..., B, *F]."""
+        """p(x | z, x_o), the integrand of Eq. 5: batch_shape [..., B, *F]."""
         return self.likelihood_head(self.generative_network(z, context))
 
     def loss_terms(self, x, present, observed, seed, step, training):

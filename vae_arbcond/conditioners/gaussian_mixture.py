@@ -23,7 +23,7 @@ from vae_arbcond.models.base import FitStage
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_mask, check_x, in_groups
 
-GROUP_NUMBERS = 2**23  # float64 that the solves of one group of rows may hold: 64 MB
+GROUP_NUMBERS = 2**20  # float64 in a matrix of all solves of a group of rows: 8 MB
 BISECTIONS = 60
 DISCRETE = 3  # times as many steps for a table without real columns
 LARGEST = float(np.finfo(np.float32).max)
@@ -140,6 +140,8 @@ class GaussianMixtureConditioner(DensityConditioner):
             "log_weights": (components,),
             "means": (components, real),
             "covariances": (components, real, real),
+            "precisions": (components, real, real),
+            "log_dets": (components,),
             "log_levels": (components, levels),
             "log_rates": (components, len(self.columns.count)),
             "low": (real,),
@@ -240,8 +242,9 @@ class GaussianMixtureConditioner(DensityConditioner):
     def store(self, mixture: Mixture, maps: Marginals) -> None:
         """Takes a mixture of g and the maps x -> g as the fit."""
         self._allocate(len(mixture.log_weights))
-        table = {"table": marginals.tabulate(maps)}
-        for name, value in {**mixture._asdict(), **maps._asdict(), **table}.items():
+        made = algebra.gaussians(mixture.means, mixture.covariances)._asdict()
+        made["table"] = marginals.tabulate(maps)
+        for name, value in {**mixture._asdict(), **maps._asdict(), **made}.items():
             self.parameters[name].assign(value)
 
     def loss_terms(self, x, present, observed, seed, step, training):
@@ -265,22 +268,44 @@ class GaussianMixtureConditioner(DensityConditioner):
         joint, solved = em.log_joint(self.mixture, read, algebra.pack(read.observed))
         return joint, solved, read
 
+    def _condition(self, x, observed):
+        """log p(component | x_o) [K, B] and the hidden features given each component."""
+        read, mixture = self._read(x, observed), self.mixture
+        more = self._stored("precisions"), self._stored("log_dets")
+        given = algebra.Gaussians(mixture.means, mixture.covariances, *more)
+        found = algebra.condition(given, read.g, read.observed)
+        joint = mixture.log_weights[:, tf.newaxis] + found.log_density
+        joint += em.discrete_log_density(mixture, read)
+        return tf.nn.log_softmax(joint, axis=0), found, read
+
     def posterior(self, x, observed) -> Posterior:
         """The mixture given x_observed; x [B, D] finite everywhere."""
-        read, mixture = self._read(x, observed), self.mixture
-        packed = algebra.pack(read.observed)
-        given = (mixture.means, mixture.covariances, read.g, read.observed, packed)
-        log_density, means, variances = algebra.condition(*given)
-        joint = mixture.log_weights[:, tf.newaxis] + log_density
-        joint += em.discrete_log_density(mixture, read)
-        return Posterior(tf.transpose(tf.nn.log_softmax(joint, axis=0)), means, variances)
+        log_weights, found, read = self._condition(x, observed)
+        means = algebra.unpack(found.means, found.hidden)
+        return Posterior(
+            tf.transpose(log_weights),
+            tf.where(read.observed, read.g, means),
+            algebra.unpack(found.variances, found.hidden),
+        )
 
     def _in_groups(self, answer, parts, signature):
-        """answer(*parts) in groups of rows small enough for memory: nest of [B, ...]."""
+        """answer(*parts) in groups of rows small enough for caches: [B, ...].
+
+        Args:
+          answer: [b, ...] tensors -> [b, ...].
+          parts: tensors [B, ...]; the second one is `observed`.
+          signature: TensorSpec of the answer.
+        """
         wide = max(1, len(self.columns.real))
         components = self._stored("log_weights").shape[0]
         most = max(8, GROUP_NUMBERS // (components * wide * wide))
-        return in_groups(answer, parts, signature, most)
+        # Rows that observe as many features stand together, so that little is filled up;
+        # the last group, which is filled up with empty rows, has the emptiest ones.
+        count = tf.reduce_sum(tf.cast(parts[1], tf.int32), 1)
+        order = tf.argsort(-count, stable=True)
+        sorted_parts = [tf.gather(part, order) for part in parts]
+        answers = in_groups(answer, sorted_parts, signature, most)
+        return tf.gather(answers, tf.argsort(order))
 
     def _density(self, x, observed, target):
         """log p(x_target | x_observed), float32 [B]."""
@@ -314,22 +339,25 @@ class GaussianMixtureConditioner(DensityConditioner):
         each = marginals.expected_x(self.marginals, posterior.means, scales, power)
         return tf.reduce_sum(weights * each, 0)
 
-    def _best(self, posterior):
-        """E[x | x_o] of the real columns within the range of the training values: [B, R]."""
-        weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]
+    def _best(self, log_weights, found):
+        """E[x_h | x_o] of hidden real columns, within the range of training values: [B, R]."""
+        weights = tf.exp(log_weights)[..., tf.newaxis]  # [K, B, 1]
         if self.strength == 0.0:  # x is linear in g, and no range is known.
-            return marginals.to_x(self.marginals, tf.reduce_sum(weights * posterior.means, 0))
-        given = posterior.means, tf.sqrt(posterior.variances)
-        each = marginals.look_up(self.marginals, self._stored("table"), *given)
-        return tf.reduce_sum(weights * each, 0)
+            mean = tf.reduce_sum(weights * found.means, 0)
+            return marginals.to_x(self.marginals, algebra.unpack(mean, found.hidden))
+        table, scales = self._stored("table"), tf.sqrt(found.variances)
+        each = marginals.look_up(
+            self.marginals, table, found.hidden.index, found.means, scales
+        )
+        return algebra.unpack(tf.reduce_sum(weights * each, 0), found.hidden)
 
     def _complete(self, x, observed, num_samples, seed):
         del num_samples, seed
 
         def answer(x, observed):
-            posterior = self.posterior(x, observed)
-            real = self._best(posterior)
-            return tf.cast(self._points(posterior.log_weights, real), tf.float32)
+            log_weights, found, _ = self._condition(x, observed)
+            real = self._best(log_weights, found)
+            return tf.cast(self._points(tf.transpose(log_weights), real), tf.float32)
 
         spec = tf.TensorSpec([None, x.shape[1]], tf.float32)
         return self._in_groups(answer, (x, observed), spec)
@@ -425,11 +453,11 @@ class GaussianMixtureConditioner(DensityConditioner):
         hidden = tf.where(observed, x, 0.0)
         posterior = self.posterior(hidden, observed)
         if self.strength == 0.0:
-            real = self._best(posterior)
-            g_mean = (real - self._middle()) / self._scale()
             weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]
+            g_mean = tf.reduce_sum(weights * posterior.means, 0)
+            real = marginals.to_x(self.marginals, g_mean)
             apart = posterior.variances + (posterior.means - g_mean) ** 2
-            spread = tf.reduce_sum(weights * apart, 0) * self._scale() ** 2
+            spread = tf.reduce_sum(weights * apart, 0) * self.marginals.slope**2
         else:
             real = self._expected(posterior, 1)
             spread = self._expected(posterior, 2) - real**2
@@ -449,12 +477,6 @@ class GaussianMixtureConditioner(DensityConditioner):
         own = tf.cast(hidden, tf.float64)
         mean = tf.where(observed, own, self._in_order(means))
         return Moments(mean, tf.where(observed, 0.0, self._in_order(spreads)))
-
-    def _scale(self):
-        return self.marginals.slope
-
-    def _middle(self):
-        return marginals.to_x(self.marginals, tf.zeros_like(self.marginals.low))
 
     def quantiles(self, x, observed, probabilities) -> tf.Tensor:
         """Quantiles of each real column given x_observed: float64 [Q, B, D].

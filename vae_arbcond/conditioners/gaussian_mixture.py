@@ -25,6 +25,7 @@ from vae_arbcond.shapes import check_mask, check_x, in_groups
 
 GROUP_NUMBERS = 2**20  # float64 in a matrix of all solves of a group of rows: 8 MB
 BISECTIONS = 60
+FIRST_OF_FACTORS = 10  # steps of the Gaussian that factor analysers start from
 DISCRETE = 3  # times as many steps for a table without real columns
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -226,6 +227,9 @@ class GaussianMixtureConditioner(DensityConditioner):
         if not self.columns.real:
             # Without covariances a step costs little, and EM climbs more slowly.
             settings = dataclasses.replace(settings, steps=DISCRETE * settings.steps)
+        elif self.num_factors:
+            # Factor analysers only start from the single Gaussian: it need not be finished.
+            settings = dataclasses.replace(settings, first_steps=FIRST_OF_FACTORS)
         found = search.search(
             table, self.candidates, self.folds, self.bag, settings, seed, self._fit
         )

@@ -209,6 +209,8 @@ def test_conditional_moments_agree_with_numpy_whichever_features_are_fewer(share
     found = algebra.condition(algebra.gaussians(means, s), x, observed)
     solved = algebra.solve(means, s, x, observed, algebra.pack(observed))
     np.testing.assert_allclose(found.log_density, solved.log_density, rtol=1e-9)
+    alone = algebra.log_density(means, s, x, observed)
+    np.testing.assert_allclose(alone, solved.log_density, rtol=1e-9)
     want = np.where(observed, 0.0, algebra.conditional_means(means, s, solved))
     got = algebra.unpack(found.means, found.hidden)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)

@@ -286,14 +286,20 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         answers = in_groups(answer, sorted_parts, signature, most)
         return tf.gather(answers, tf.argsort(order))
 
+    def _log_marginal(self, x, observed):
+        """log p(x_o), nats of g: [B]."""
+        read, mixture = self._read(x, observed), self.mixture
+        joint = algebra.log_density(mixture.means, mixture.covariances, read.g, read.observed)
+        joint += mixture.log_weights[:, tf.newaxis] + em.discrete_log_density(mixture, read)
+        return tf.reduce_logsumexp(joint, 0)
+
     def _density(self, x, observed, target):
         """log p(x_target | x_observed), float32 [B]."""
         joint_given = observed | target
         x = tf.where(joint_given, x, 0.0)
 
         def answer(x, observed, both):
-            given = tf.reduce_logsumexp(self._solve(x, observed)[0], 0)
-            return tf.reduce_logsumexp(self._solve(x, both)[0], 0) - given
+            return self._log_marginal(x, both) - self._log_marginal(x, observed)
 
         spec = tf.TensorSpec([None], tf.float64)
         value = self._in_groups(answer, (x, observed, joint_given), spec)

@@ -343,6 +343,7 @@ def averages(found):
             unit = "seconds" if "seconds" in row else "milliseconds"
             cpu = f"{row['cpu']:.1f}" if "cpu" in row else "-"
             lines.append(f"| {label} | {row[unit]:.1f} {unit} | {cpu} | {row['wanted']:.0f} |")
+    lines += ["", *(f"* {note}" for note in found.get("notes", []))]
     return "\n".join(lines) + "\n"
 
 

@@ -208,3 +208,7 @@ def test_wide_tables_are_tried_with_factor_analysers_too():
     assert list(candidates(DataSpec((5,)))) == ["full"]
     assert list(candidates(DataSpec((30,)))) == ["full", "factors"]
     assert list(candidates(DataSpec((30,), levels=(2,) * 30))) == ["full"]
+    # The quick floor fits no full covariances of very many columns.
+    assert list(candidates(DataSpec((30,)), quick=True)) == ["full", "factors"]
+    assert list(candidates(DataSpec((64,)), quick=True)) == ["factors"]
+    assert list(candidates(DataSpec((64,), levels=(2,) * 64), quick=True)) == ["full"]

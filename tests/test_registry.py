@@ -133,6 +133,15 @@ ARGUMENTS = {
     "StudentT": {"min_scale": 0.1, "min_df": 4.0, "per_feature": True, "name": "student"},
     "Bernoulli": {"per_feature": True, "name": "bernoulli"},
     "Categorical": {"num_levels": 3, "per_feature": True, "name": "categorical"},
+    "GAIN": {
+        "generator": networks.mlp((5,)),
+        "discriminator": networks.mlp((4,)),
+        "alpha": 2.0,
+        "hint_rate": 0.9,
+        "cross_entropy": 1.0,
+        "noise_scale": 0.1,
+        "name": "adversaries",
+    },
     "MixedColumns": {
         "min_scale": 0.1,
         "network_scale": False,

@@ -21,7 +21,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from vae_arbcond import pictures, runs
-from vae_arbcond.conditioners.base import DensityConditioner, LatentConditioner
+from vae_arbcond.conditioners.base import (
+    ArbitraryConditioner,
+    DensityConditioner,
+    LatentConditioner,
+)
 from vae_arbcond.data.pipeline import Dataset, Splits, batch_indices
 from vae_arbcond.models.base import FitStage, Stage, Trainable
 from vae_arbcond.optimizers import adam
@@ -132,6 +136,7 @@ def train(
             run.save_config(config_text)
         conditioner.create_variables(data.train.spec, seed)
         conditioner.check_data(data.train.x, data.train.present)
+        conditioner.adapt(data.train.x, data.train.present)
         started = time.time()
         history = {}
         restore = _Restore(resume, model_lost=resume and not run.has_whole_model())
@@ -462,7 +467,8 @@ class _Validation:
         mask_seed, self.loss_seed, self.seed = tf.unstack(seeds, 3)
         self.observed = mask(self.x, self.present, mask_seed) & self.present
         self.target = self.present & ~self.observed
-        if self.has_rows and self.has_density and not self.target.numpy().any():
+        completes = isinstance(trainable, ArbitraryConditioner)
+        if self.has_rows and completes and not self.target.numpy().any():
             raise ValueError(
                 f"The validation mask {mask} hides nothing that is present, so there is "
                 f"nothing to validate on. Set train.validation_mask to one that hides "
@@ -472,13 +478,8 @@ class _Validation:
         self._loss = tf.function(self._loss_terms)
 
     def _loss_terms(self):
-        terms = self.trainable(
-            self.x,
-            self.present,
-            self.observed,
-            seed=self.loss_seed,
-            step=None,
-            training=False,
+        terms = self.trainable.validation_terms(
+            self.x, self.present, self.observed, self.loss_seed
         )
         return tf.add_n([tf.reduce_mean(term) for term in terms.values()])
 

@@ -7,6 +7,7 @@ from vae_arbcond.conditioners.base import (
     LatentConditioner,
 )
 from vae_arbcond.conditioners.factor_analysis import FactorAnalysisConditioner
+from vae_arbcond.conditioners.gain import GAIN
 from vae_arbcond.conditioners.gaussian_mixture import GaussianMixtureConditioner
 from vae_arbcond.conditioners.likelihoods import (
     DefaultLikelihood,
@@ -18,6 +19,7 @@ from vae_arbcond.conditioners.universal_marginalizer import UniversalMarginalize
 from vae_arbcond.conditioners.vaeac import VAEAC
 
 __all__ = [
+    "GAIN",
     "VAEAC",
     "ArbitraryConditioner",
     "DefaultLikelihood",

@@ -31,6 +31,7 @@ from vae_arbcond.shapes import (
 
 tfd = tfp.distributions
 
+_OF_DENSITIES = ("log_likelihood", "estimator")
 MIN_EFFECTIVE = 10.0  # samples a completion's weights keep effective
 
 
@@ -134,6 +135,16 @@ class ArbitraryConditioner(Trainable):
         return 1
 
     # From here on nothing needs to be known by a new method.
+
+    def __getattr__(self, name):
+        # Reached only where there is no such attribute; hasattr() is False as it should be.
+        if name in _OF_DENSITIES:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name}: it draws what is hidden, and gives no "
+                f"densities. Use impute and complete, or a method with a likelihood: "
+                f"PosteriorMatching, VAEAC, UniversalMarginalizer or a closed form."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}.")
 
     def _check(self, x, observed, num_samples, seed):
         x_shape = None if self.spec is None else self.spec.x_shape

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from vae_arbcond import estimators
 from vae_arbcond.conditioners import sampling
-from vae_arbcond.conditioners.base import LatentConditioner
+from vae_arbcond.conditioners.base import DensityConditioner, LatentConditioner
 from vae_arbcond.estimators import Estimate
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_seed
@@ -22,7 +22,12 @@ class DefaultLikelihood:
     """The method's own, which its `estimator` names."""
 
     def __call__(self, conditioner, x, observed, target, num_samples, seed) -> Estimate:
-        """`conditioner.log_likelihood`."""
+        """`conditioner.log_likelihood`.
+
+        Raises:
+          TypeError: the method has no likelihood.
+        """
+        check_density(conditioner)
         return conditioner.log_likelihood(x, observed, target, num_samples, seed)
 
     def __str__(self):
@@ -44,6 +49,7 @@ class RatioLikelihood:
         Raises:
           TypeError: the method has no latent variable.
         """
+        check_density(conditioner)
         if getattr(conditioner, "model", self) is None:
             raise TypeError(
                 f"RatioLikelihood divides a joint likelihood by a marginal one, and "
@@ -73,6 +79,20 @@ class PredictiveLikelihood:
         return "predictive, uncorrected"
 
 
+def check_density(conditioner) -> None:
+    """Refuses a method without a likelihood.
+
+    Raises:
+      TypeError: names it.
+    """
+    if not isinstance(conditioner, DensityConditioner):
+        raise TypeError(
+            f"{type(conditioner).__name__} has no likelihood to estimate: it draws what is "
+            f"hidden, and gives no densities. Leave evaluate.likelihood out and compare its "
+            f"draws and completions."
+        )
+
+
 def _ratio(conditioner, x, observed, target, num_samples, seed):
     joint_seed, seed = sampling.split(seed)
     joint = conditioner.joint_log_weights(x, observed | target, num_samples, joint_seed)
@@ -95,6 +115,7 @@ def _certain_without_target(estimate, target):
 
 def _answer(likelihood, estimate, conditioner, x, observed, target, num_samples, seed):
     """The question checked, and `estimate` of it in one compiled graph."""
+    check_density(conditioner)
     if not isinstance(conditioner, LatentConditioner):
         raise TypeError(
             f"{type(likelihood).__name__} needs a method with a latent variable, and "

@@ -26,7 +26,7 @@ SETTINGS = {  # for all tables and variants
     "steps": 3_000,
     "batch": 64,
     "learning_rate": 1e-3,
-    "weight_decay": 1e-4,
+    "decay_rows": 300.0,  # weight decay times the number of training rows
     "clip_norm": 10.0,
     "averaging": 0.99,
     "every": 100,
@@ -44,15 +44,17 @@ class Fitter:
     Args:
       variant: a key of `VARIANTS`.
       spec: of the tables.
+      num_rows: training rows. Weight decay is a prior's pull beside the mean loss of a row, so
+        it shrinks as rows are added.
     """
 
-    def __init__(self, variant: str, spec):
+    def __init__(self, variant: str, spec, num_rows: int):
         self.variant, self.spec = variant, spec
         self.method = self._fresh(0)
         self.method.optimizer = optimizers.adam_cosine(
             SETTINGS["steps"],
             learning_rate=SETTINGS["learning_rate"],
-            weight_decay=SETTINGS["weight_decay"],
+            weight_decay=SETTINGS["decay_rows"] / num_rows,
             clip_norm=SETTINGS["clip_norm"],
         )
         self.variables = self.method.variables_to_train()

@@ -1,8 +1,8 @@
 """What VAEAC's paper prints in Tables 1, 2, 10 and 11: mean and standard deviation.
 
-Ivanov, Figurnov and Vetrov, 2019, https://arxiv.org/abs/1806.02382. Tables 1 and 2 are from one
-set of runs, Tables 10 and 11 from another. There is one "Breast"; our two tables of that name
-stand beside it.
+Ivanov, Figurnov and Vetrov, 2019, https://arxiv.org/abs/1806.02382. Tables 1 and 2 are from
+one set of runs, Tables 10 and 11 from another. There is one "Breast"; our two tables of that
+name stand beside it.
 """
 
 METHODS = ("mice", "missforest", "gain", "vaeac", "gsnn", "nn")

@@ -67,7 +67,7 @@ def load(name: str) -> Table:
         full[:, -1] = np.unique(full[:, -1], return_inverse=True)[1]
     else:
         full = np.column_stack(tools().load(str(SHARED / "data"), name))
-    target = int(full[:, -1].max()) + 1 if name in CLASSES + ("breast_original",) else 0
+    target = int(full[:, -1].max()) + 1 if name in CLASSES else 0
     return Table(name, full, (*(0,) * (full.shape[1] - 1), target))
 
 
@@ -180,7 +180,9 @@ def imputation_error(part: Split, filled: np.ndarray, rows: np.ndarray) -> float
         if not len(here) or not spread:
             continue  # A constant column: nothing to get wrong.
         gap = filled[here, d] - part.x[here, d]
-        wrong = np.mean(gap != 0) if part.table.levels[d] else np.sqrt(np.mean(gap**2)) / spread
+        wrong = (
+            np.mean(gap != 0) if part.table.levels[d] else np.sqrt(np.mean(gap**2)) / spread
+        )
         errors.append(wrong)
     return float(np.mean(errors))
 

@@ -23,7 +23,9 @@ SETTINGS = {  # for all tables and variants
     "hidden": 128,
     "depth": 3,
     "latent_size": 16,
-    "steps": 3_000,
+    "steps": 3_000,  # at least, and or one for every `cells_a_step` training cells
+    "cells_a_step": 16,
+    "limit": 5.0,  # standard deviations beyond which a network sees no difference
     "batch": 64,
     "learning_rate": 1e-3,
     "decay_rows": 300.0,  # weight decay times the number of training rows
@@ -38,6 +40,19 @@ MASK = BernoulliMask(0.8)  # The paper's: hidden with probability 0.2.
 _fold_in = tf.random.experimental.stateless_fold_in
 
 
+def limited(x, spec):
+    """x [N, D] with numbers between plus and minus `limit`: what networks are given.
+
+    A pixel that is blank but for one row has a value a hundred standard deviations out, and
+    what a network says to that is of no use for any column.
+    """
+    if spec.discrete is not None and spec.discrete.all():
+        return x
+    limit = SETTINGS["limit"]
+    near = np.clip(x, -limit, limit)
+    return near if spec.discrete is None else np.where(spec.discrete, x, near)
+
+
 class Fitter:
     """A network for tables of one shape that can be fitted again and again.
 
@@ -50,9 +65,11 @@ class Fitter:
 
     def __init__(self, variant: str, spec, num_rows: int):
         self.variant, self.spec = variant, spec
+        steps = num_rows * spec.num_features // SETTINGS["cells_a_step"]
+        self.num_steps = max(SETTINGS["steps"], steps // 100 * 100)
         self.method = self._fresh(0)
         self.method.optimizer = optimizers.adam_cosine(
-            SETTINGS["steps"],
+            self.num_steps,
             learning_rate=SETTINGS["learning_rate"],
             weight_decay=SETTINGS["decay_rows"] / num_rows,
             clip_norm=SETTINGS["clip_norm"],
@@ -117,11 +134,12 @@ class Fitter:
         for average, variable in zip(self.averages, self.variables, strict=True):
             average.assign(variable.value)
         self.method.train_seed = (seed, 1)
-        x, present = tf.constant(data.train.x), tf.constant(data.train.present)
+        x = tf.constant(limited(data.train.x, self.spec))
+        present = tf.constant(data.train.present)
         question = self._question(data.valid, seed)
         best, best_step, weights = -np.inf, 0, None
         every = SETTINGS["every"]
-        for first in range(0, SETTINGS["steps"], every):
+        for first in range(0, self.num_steps, every):
             rows = batch_indices(
                 first, len(data.train), SETTINGS["batch"], tf.constant([seed, 3]), every
             )
@@ -134,11 +152,17 @@ class Fitter:
             if value > best:
                 best, best_step = value, first + every
                 weights = self.method.get_weights()
-            elif first + every - best_step >= SETTINGS["patience"] * every:
+            if first + every - best_step >= SETTINGS["patience"] * every:
                 break
             self._assign(raw)
         self.method.set_weights(weights)
         return {"validation": best, "best_step": best_step, "steps": first + every}
+
+    def impute(self, x, observed, count: int, seed: int) -> np.ndarray:
+        """Means of the decoder [S, N, D] for draws of z; observed cells as they were."""
+        asked = limited(x, self.spec)
+        draws = self.method.impute_means(asked, observed, count, [seed, 1]).numpy()
+        return np.where(observed, x, draws)
 
     def _assign(self, values):
         for variable, value in zip(self.variables, values, strict=True):
@@ -147,7 +171,8 @@ class Fitter:
     def _question(self, valid, seed):
         """Validation rows under several masks: few rows alone would choose by chance."""
         copies = [SETTINGS["mask_copies"], 1]
-        x, present = np.tile(valid.x, copies), np.tile(valid.present, copies)
+        x = np.tile(limited(valid.x, self.spec), copies)
+        present = np.tile(valid.present, copies)
         observed = MASK(x, present, [seed, 77]).numpy() & present
         return x, observed, present & ~observed
 

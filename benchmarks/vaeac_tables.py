@@ -35,8 +35,7 @@ def of_network(part, seed, fitter):
     told = fitter.fit(part.data(seed), seed)
     x = np.where(part.seen, part.x, 0.0).astype(np.float32)
     count = 1 if fitter.variant == "nn" else IMPUTATIONS
-    draws = fitter.method.impute_means(x, part.seen, count, [seed, 1]).numpy()
-    return draws, told
+    return fitter.impute(x, part.seen, count, seed), told
 
 
 def of_mixture(part, seed):

@@ -23,13 +23,14 @@ Partial: a dash is what was not run, and so is a method without a column; the sa
 what is missing. With one or two splits of five, *reached* is a first look.
 
 Appendix A.2: 3:1 splits (five in the paper; the tables say how many here), half of the
-features' cells removed in all rows, the target one more feature, always missing in test rows and kept in
-training rows. In training a present feature is hidden with probability 0.2. Numbers are
-standardised and their scale in the network is 1. A quarter of the training rows chooses the
-weights. Ten imputations are averaged or put to the vote. NRMSE of a feature: RMSE over removed
-cells / its standard deviation in the whole table. PFC: share of removed cells that are wrong.
-Both are averaged over features, without the target. The paper does not say which rows are
-scored: *test rows* are the quarter kept apart, *all rows* has the training rows, too.
+features' cells removed in all rows, the target one more feature, always missing in test rows
+and kept in training rows. In training a present feature is hidden with probability 0.2.
+Numbers are standardised and their scale in the network is 1. A quarter of the training rows
+chooses the weights. Ten imputations are averaged or put to the vote. NRMSE of a feature: RMSE
+over removed cells / its standard deviation in the whole table. PFC: share of removed cells
+that are wrong. Both are averaged over features, without the target. The paper does not say
+which rows are scored: *test rows* are the quarter kept apart, *all rows* has the training
+rows, too.
 
 What differs from the paper:
 
@@ -56,9 +57,9 @@ What differs from the paper:
 * The regression is scored on test rows.
 
 Not reached: breast_original, whose columns are whole numbers from 1 to 10 (the paper's one
-"Breast" looks like breast_wdbc, which is reached); digits, by 0.012 on all rows: its validation
-still improved when the steps were over on split 1; the small Gaussian table, two of whose four
-ratios are above 1.02. Wall_robot is within what was wanted by little.
+"Breast" looks like breast_wdbc, which is reached); digits, by 0.012 on all rows: its
+validation still improved when the steps were over on split 1; the small Gaussian table, two
+of whose four ratios are above 1.02. Wall_robot is within what was wanted by little.
 """
 
 

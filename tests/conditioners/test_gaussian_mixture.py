@@ -483,3 +483,14 @@ def test_every_signature_is_exported_and_answers_as_in_python(tmp_path):
     want = made.log_likelihood(x, observed, ~observed, 3, seeds)
     np.testing.assert_allclose(scored["value"], want.value, rtol=1e-5, atol=1e-5)
     assert not scored["stderr"].numpy().any()
+
+
+def test_a_table_of_levels_alone_is_drawn_from():
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.integers(3, size=(60, 1)), 2, 1).astype(np.float32)  # Two that agree.
+    method = GaussianMixtureConditioner((3,), bag=False)
+    method.create_variables(DataSpec((2,), levels=(3, 3))).fit_rows(x, np.ones(x.shape, bool))
+    observed = np.tile([True, False], (60, 1))
+    draws = method.impute(x, observed, 4, [0, 1]).numpy()
+    # By chance a third would agree: 240 draws above a half are five standard deviations off.
+    assert np.mean(draws[..., 1] == x[:, 0]) > 0.5

@@ -385,6 +385,8 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
             component, eps = part
             free = tf.gather(mixture.means, component)
             free += tf.linalg.matvec(tf.gather(factors, component), eps)
+            if not self.columns.real:
+                return free  # Levels alone: nothing to move, and no solve to look up.
             at = where_solved + tf.stack([component, tf.zeros_like(component)], -1)
             solve = tf.gather_nd(solved.solve, at)  # [B, O, R]
             white = tf.linalg.matvec(solve, tf.where(read.observed, read.g - free, 0.0))

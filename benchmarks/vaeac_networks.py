@@ -24,7 +24,7 @@ SETTINGS = {  # for all tables and variants
     "depth": 3,
     "latent_size": 16,
     "steps": 3_000,  # at least, and or one for every `cells_a_step` training cells
-    "cells_a_step": 16,
+    "cells_a_step": 8,
     "limit": 5.0,  # standard deviations beyond which a network sees no difference
     "batch": 64,
     "learning_rate": 1e-3,

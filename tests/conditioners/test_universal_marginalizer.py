@@ -91,6 +91,14 @@ def test_training_in_a_fixed_order_asks_only_what_the_chain_rule_asks():
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
+def test_creating_the_weights_does_not_walk_the_chain():
+    method = UniversalMarginalizer(networks.mlp((8,)), MixedColumns())
+    asked = watched(method)
+    method.create_variables(DataSpec((50,)), 0)
+    # A draw alone would be 50: a minute for an image, whenever a model is loaded.
+    assert len(asked) < 5
+
+
 @pytest.mark.parametrize("random_order", [True, False])
 def test_the_chain_objective_is_on_average_what_the_chain_rule_gives(random_order):
     x = np.random.default_rng(0).normal(size=(1, 3)).astype(np.float32)

@@ -16,6 +16,7 @@ from vae_arbcond.conditioners import sampling
 from vae_arbcond.conditioners.base import DensityConditioner
 from vae_arbcond.distributions import expected_features, over_features
 from vae_arbcond.estimators import Estimate
+from vae_arbcond.models.base import Trainable
 from vae_arbcond.networks import MaskedInput
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import expand_features
@@ -199,6 +200,11 @@ class UniversalMarginalizer(DensityConditioner):
     def _complete(self, x, observed, num_samples, seed):
         del num_samples, seed  # The marginals are what a completion averages over.
         return self._point(expected_features(self.marginals(x, observed)))
+
+    def dry_run(self, x, seen):
+        # The marginals have every weight; draws would ask for them once a feature, of which an
+        # image has hundreds.
+        Trainable.dry_run(self, x, seen)
 
     def build_for(self, spec):
         super().build_for(spec)

@@ -220,6 +220,12 @@ def test_a_validation_that_hides_nothing_is_refused(tmp_path):
         train(tmp_path / "run", validation_mask=BernoulliMask(1.0))
 
 
+def test_without_validation_samples_the_loss_decides(tmp_path):
+    result = train(tmp_path / "run", validation_samples=0, num_steps=20)
+    stage = result.metrics["stages"]["training"]
+    assert "val_log_likelihood" not in str(stage) and "val_loss" in str(stage)
+
+
 def test_without_validation_rows_the_last_weights_are_kept(tmp_path):
     source = Source("toy", table().train.raw)
     data = make_splits(source, valid_fraction=0.0, seed=0)

@@ -22,7 +22,8 @@ def identity_marginals(size):
     """g = x."""
     knots = np.repeat(np.linspace(-8.0, 8.0, marginals.KNOTS)[np.newaxis], size, 0)
     step = np.full(size, 16.0 / (marginals.KNOTS - 1))
-    return marginals.Marginals(np.full(size, -8.0), step, knots, np.ones(size))
+    far = np.full(size, 1e6)  # No clipping.
+    return marginals.Marginals(np.full(size, -8.0), step, knots, np.ones(size), -far, far)
 
 
 def mixture(components, size, seed=0):
@@ -168,7 +169,7 @@ class FittedMixtureTest(DensityConditionerContract, tf.test.TestCase):
             # The density jumps at 256 knots, half a cell of the grid each: 1e-3.
             self.assertAllClose(density.sum() * width, 1.0, atol=2e-3)
             mean = (grid * density).sum() * width
-            # Nine nodes through a piecewise linear inverse: measured 4e-3.
+            # Nodes through a piecewise linear inverse: measured 4e-3.
             self.assertAllClose(moments.mean[row, 0], mean, atol=0.02)
             below = np.cumsum(density) * width
             at = np.interp(quantiles[:, row, 0], grid, below)
@@ -494,3 +495,35 @@ def test_a_table_of_levels_alone_is_drawn_from():
     draws = method.impute(x, observed, 4, [0, 1]).numpy()
     # By chance a third would agree: 240 draws above a half are five standard deviations off.
     assert np.mean(draws[..., 1] == x[:, 0]) > 0.5
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+@pytest.mark.parametrize("value", [7.0, 1e6, 0.0])
+def test_a_constant_column_is_drawn_as_its_value(strength, value):
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.normal(size=40), np.full(40, value)], 1).astype(np.float32)
+    method = GaussianMixtureConditioner((1,), strength=strength, bag=False)
+    method.create_variables(DataSpec((2,)))
+    method.fit_rows(x, np.ones(x.shape, bool))
+    seen = np.array([[True, False]] * 3)
+    np.testing.assert_array_equal(method.impute(x[:3], seen, 5, [0, 1])[..., 1], value)
+    np.testing.assert_array_equal(method.complete(x[:3], seen, 5, [0, 1])[..., 1], value)
+    moments = method.conditional_moments(x[:3], seen)
+    np.testing.assert_allclose(moments.mean[:, 1], value, rtol=1e-12)
+    # E[x^2] - E[x]^2 of a constant: float64's rounding.
+    np.testing.assert_allclose(moments.variance[:, 1], 0.0, atol=1e-12 * max(1.0, value**2))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_completions_stay_within_the_range_of_the_training_values(strength):
+    rng = np.random.default_rng(1)
+    a = np.exp(rng.normal(size=200))
+    x = np.stack([a, (a > 1.0).astype(float), a + rng.normal(size=200)], 1).astype(np.float32)
+    method = GaussianMixtureConditioner((2,), strength=strength, bag=False)
+    method.create_variables(DataSpec((3,)))
+    method.fit_rows(x, np.ones(x.shape, bool))
+    asked = np.linspace(-60.0, 60.0, 41, dtype=np.float32)
+    rows = np.stack([np.zeros(41), np.zeros(41), asked], 1).astype(np.float32)
+    seen = np.array([[False, False, True]] * 41)
+    done = method.complete(rows, seen, 5, [0, 1]).numpy()[:, :2]
+    assert (done >= x[:, :2].min(0)).all() and (done <= x[:, :2].max(0)).all()

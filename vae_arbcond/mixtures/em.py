@@ -195,6 +195,22 @@ def log_density(mixture: Mixture, rows: Rows) -> np.ndarray:
 
 
 @tf.function(input_signature=[MIXTURE, ROWS, PACKED])
+def _conditional_means(mixture, rows, packed):
+    joint, solved = log_joint(mixture, rows, packed)
+    means = algebra.conditional_means(mixture.means, mixture.covariances, solved)
+    return tf.reduce_sum(tf.nn.softmax(joint, axis=0)[..., tf.newaxis] * means, 0)
+
+
+def conditional_means(mixture: Mixture, rows: Rows) -> np.ndarray:
+    """E[g | x_o] of the real columns of `rows` (NumPy): [N, R]."""
+    values = np.zeros(rows.g.shape)
+    for chunk in chunks(rows, len(mixture.log_weights)):
+        found = _conditional_means(mixture, chunk.rows, chunk.packed)
+        values[chunk.numbers] = found.numpy()
+    return values
+
+
+@tf.function(input_signature=[MIXTURE, ROWS, PACKED])
 def _expectations(mixture, rows, packed):
     joint, solved = log_joint(mixture, rows, packed)
     log_p = tf.reduce_logsumexp(joint, 0)

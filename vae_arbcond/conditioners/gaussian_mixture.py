@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from vae_arbcond import estimators
 from vae_arbcond.conditioners.base import DensityConditioner
 from vae_arbcond.conditioners.mixture_answers import MixtureAnswers, Posterior
 from vae_arbcond.distributions import point_from_expectation
-from vae_arbcond.estimators import Estimate
 from vae_arbcond.mixtures import algebra, em, factors, fitting, marginals, noise, rows, search
 from vae_arbcond.mixtures.em import Mixture
 from vae_arbcond.mixtures.fitting import Settings, Table
@@ -82,6 +82,11 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
                 f"A mixture needs at least 1 component, 2 steps and 2 folds; got components="
                 f"{components!r}, num_steps={num_steps}, folds={folds}."
             )
+        if not (0 <= shrink_covariance < np.inf and 0 <= shrink_levels < np.inf):
+            raise ValueError(
+                f"Pseudo-counts are finite numbers of rows, 0 or more; got "
+                f"shrink_covariance={shrink_covariance} and shrink_levels={shrink_levels}."
+            )
         self.strength, self.folds, self.bag = strength, folds, bag
         self.settings = Settings(
             covariance=shrink_covariance, levels=shrink_levels, steps=max(1, num_steps // 2)
@@ -108,14 +113,17 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         self.build_for(spec)
         return self
 
-    def _allocate(self, components: int) -> None:
+    def _refuse_fit(self):
         if self.fitted is not None:
-            if self.fitted == components:
-                return
             raise ValueError(
                 f"This {type(self).__name__} holds a fit with {self.fitted} components; "
                 f"construct a new one to fit it again."
             )
+
+    def _allocate(self, components: int) -> None:
+        if self.fitted == components:
+            return
+        self._refuse_fit()
         real, levels = len(self.columns.real), self.columns.num_levels
         shapes = {
             "log_weights": (components,),
@@ -176,12 +184,12 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         return [FitStage("EM", self.fit_rows)]
 
     def fit_rows(self, x, present, seed: int = 0) -> dict:
-        """Fits by EM to rows with gaps; deterministic given the seed.
+        """Fits by EM to rows with gaps, once; deterministic given the seed.
 
         Args:
           x: [N, D]; anything where not present.
           present: bool [N, D]; True = the value exists.
-          seed: of folds, hidden cells and K-means.
+          seed: of folds, hidden cells and K-means; a whole number, 0 or more.
 
         Returns:
           What to tell: the number of components, and the out-of-fold log score of each number
@@ -189,8 +197,10 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
           completions of hidden real cells, in g.
 
         Raises:
-          ValueError: no row has a value.
+          ValueError: no row has a value, or there is a fit already.
         """
+        self._refuse_fit()
+        seed = fitting.check_seed(seed)
         x = check_x(x, self.spec.x_shape)
         present = check_mask(present, x, 1, "present")
         self._check_values(x, present, "present")
@@ -322,10 +332,7 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
 
     def _log_likelihood(self, x, observed, target, num_samples, seed):
         del seed
-        value = self._density(x, observed, target)
-        exact = tf.zeros_like(value)  # No samples: no error, and no weights to have a tail.
-        samples = exact + tf.cast(num_samples, tf.float32)
-        return Estimate(value, exact, samples, exact, exact)
+        return estimators.exact(self._density(x, observed, target), num_samples)
 
     def _best(self, log_weights, found):
         """E[x_h | x_o] of hidden real columns, within the range of training values: [B, R]."""

@@ -8,10 +8,11 @@ exactly. What EM climbs is the penalised log-likelihood of the observed cells,
       - (nu + 1)/2 log det S_k - 1/2 tr[(nu W + k0 d_k d_k^T) S_k^-1],  d_k = mu_k - mu_0
       + alpha sum_c sum_l q_cl log theta_kcl
       + beta sum_c (m_c log lambda_kc - lambda_kc)
-      + log pi_k
+      + gamma log pi_k
 
-(constants left out; nu, k0, alpha, beta are pseudo-counts of `Shrinkage`, q and m frequencies
-and means of the table, W a covariance). With all pseudo-counts 0 it is the log-likelihood.
+(constants left out; nu, k0, alpha, beta, gamma are pseudo-counts of `Shrinkage`, q and m
+frequencies and means of the table, W a covariance; the + 1 goes where k0 is 0). With all
+pseudo-counts 0 it is the log-likelihood.
 """
 
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ class Shrinkage(NamedTuple):
       frequencies: q, [L].
       rate: beta, rows' worth of `rates` in each rate.
       rates: m, [C].
-      weight: rows' worth of an equal share in each component's weight.
+      weight: gamma, rows' worth of an equal share in each component's weight.
     """
 
     covariance: float

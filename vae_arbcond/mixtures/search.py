@@ -56,6 +56,9 @@ def search(
       settings: of every fit.
       seed: of folds, hidden cells and K-means.
       fit: what fits a mixture.
+
+    Raises:
+      ValueError: a score is NaN, so that nothing can be chosen by it.
     """
     folds = min(folds, len(table) // MIN_ROWS)
     whole, _ = fitting.fit_gaussian(table, settings)
@@ -79,6 +82,12 @@ def search(
         scored = [p.score(m) for p, m in zip(parts, fits[components], strict=True)]
         total, cells = np.sum(scored, 0)
         scores[components] = float(total / max(cells, 1))
+        if np.isnan(scores[components]):
+            raise ValueError(
+                f"The out-of-fold score of {components} components is not a number: a fit "
+                f"went astray. Look for cells of an absurd size in the training rows, and "
+                f"take larger pseudo-counts (shrink_covariance, shrink_levels)."
+            )
         best = max(scores, key=scores.get)
     full, _ = fit(table, best, whole, settings, seed)
     chosen = join([*fits[best], full]) if bag else full

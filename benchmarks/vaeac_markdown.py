@@ -58,10 +58,12 @@ What differs from the paper:
 
 Not reached: breast_original, whose columns are whole numbers from 1 to 10 (the paper's one
 "Breast" looks like breast_wdbc, which is reached); the small Gaussian table, two of whose four
-ratios are above 1.02. Wall_robot is within what was wanted by little. Digits was not, by 0.012
-on all rows, as long as a step stood for 16 cells. MICE's and MissForest's cells were run with
-an early version of `vae_arbcond/baselines.py` on tables with a class, which matched predicted
-means; its draws of levels are better (zoo, one split: .213 instead of .31).
+ratios are above 1.02. Wall_robot is within what was wanted by its first split alone (.786
+with the setting above; the second, .810, is of the first run). Digits was not, by 0.012 on all
+rows, as long as a step stood for 16 cells: that it stands for 8 was chosen after seeing this,
+so the figure of digits is not one of untouched cells. MICE's and MissForest's cells on tables
+with a class were run with earlier versions of `vae_arbcond/baselines.py`, whose draws of levels
+were no draws; the command gives other figures now.
 """
 
 

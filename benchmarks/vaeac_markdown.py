@@ -62,8 +62,8 @@ ratios are above 1.02. Wall_robot is within what was wanted by its first split a
 with the setting above; the second, .810, is of the first run). Digits was not, by 0.012 on all
 rows, as long as a step stood for 16 cells: that it stands for 8 was chosen after seeing this,
 so the figure of digits is not one of untouched cells. MICE's and MissForest's cells on tables
-with a class were run with earlier versions of `vae_arbcond/baselines.py`, whose draws of levels
-were no draws; the command gives other figures now.
+with a class were run with earlier versions of `vae_arbcond/baselines.py`, whose draws of
+levels were no draws; the command gives other figures now.
 """
 
 

@@ -385,6 +385,6 @@ def test_a_stage_may_be_a_fit_and_leaves_a_run_like_any_other(tmp_path, capsys):
 def test_a_fit_that_is_refused_leaves_no_run_behind(tmp_path):
     splits = table()
     nothing = dataclasses.replace(splits.train, present=np.zeros_like(splits.train.present))
-    with pytest.raises(ValueError, match="has a value, so there is nothing to fit"):
+    with pytest.raises(ValueError, match="so there is nothing to learn from"):
         train(tmp_path / "run", closed_form(), data=splits._replace(train=nothing))
     assert not (tmp_path / "run").exists()

@@ -369,6 +369,12 @@ class GAIN(ArbitraryConditioner):
                 f"so GAIN's discriminator has nothing to tell apart. Set train.mask to one "
                 f"that hides something, BernoulliMask(0.8) say."
             )
+        if not (present & observed).any():
+            raise ValueError(
+                f"The training mask {name} hides all that is present, and GAIN learns from "
+                f"what it sees alone. Set train.mask to one that shows something, "
+                f"BernoulliMask(0.8) say."
+            )
 
 
 def _trainable(layers):

@@ -273,8 +273,7 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         more = self._stored("precisions"), self._stored("log_dets")
         given = algebra.Gaussians(mixture.means, mixture.covariances, *more)
         found = algebra.condition(given, read.g, read.observed)
-        joint = mixture.log_weights[:, tf.newaxis] + found.log_density
-        joint += em.discrete_log_density(mixture, read)
+        joint = em.add_density(mixture, read, found.log_density)
         return tf.nn.log_softmax(joint, axis=0), found, read
 
     def posterior(self, x, observed) -> Posterior:
@@ -309,8 +308,8 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
     def _log_marginal(self, x, observed):
         """log p(x_o), nats of g: [B]."""
         read, mixture = self._read(x, observed), self.mixture
-        joint = algebra.log_density(mixture.means, mixture.covariances, read.g, read.observed)
-        joint += mixture.log_weights[:, tf.newaxis] + em.discrete_log_density(mixture, read)
+        of_real = mixture.means, mixture.covariances, read.g, read.observed
+        joint = em.add_density(mixture, read, algebra.log_density(*of_real))
         return tf.reduce_logsumexp(joint, 0)
 
     def _density(self, x, observed, target):

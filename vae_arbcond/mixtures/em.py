@@ -152,8 +152,13 @@ def discrete_log_density(mixture: Mixture, rows: Rows) -> tf.Tensor:
 def log_joint(mixture: Mixture, rows: Rows, packed) -> tuple[tf.Tensor, algebra.Solved]:
     """log pi_k + log p(x_o | k): [K, B], nats of g; and the solves it was made with."""
     solved = algebra.solve(mixture.means, mixture.covariances, rows.g, rows.observed, packed)
-    joint = mixture.log_weights[:, tf.newaxis] + solved.log_density
-    return joint + discrete_log_density(mixture, rows), solved
+    return add_density(mixture, rows, solved.log_density), solved
+
+
+def add_density(mixture: Mixture, rows: Rows, log_density) -> tf.Tensor:
+    """log pi_k + log p(x_o | k) from log p(g_o | k) [K, B] of the real columns: [K, B]."""
+    joint = mixture.log_weights[:, tf.newaxis] + log_density
+    return joint + discrete_log_density(mixture, rows)
 
 
 def _spec(*shape, dtype=tf.float64):

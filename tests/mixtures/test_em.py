@@ -284,6 +284,19 @@ def test_the_search_prefers_two_components_where_there_are_two_and_one_where_one
         assert np.exp(found.mixture.log_weights).sum() == pytest.approx(1.0)
 
 
+def test_repeats_have_folds_and_starts_of_their_own_and_all_join_the_bag():
+    x = np.random.default_rng(0).normal(size=[60, 2]) + 4 * (np.arange(60) % 2)[:, None]
+    table = real_table(x, np.ones(x.shape, bool))
+    asked = (table, (2,), 3, True, fitting.Settings(), 0)
+    once, twice = search.search(*asked), search.search(*asked, repeats=2)
+    assert (len(once.mixture.means), len(twice.mixture.means)) == (8, 16)
+    # Folds of the first repeat, then those of the second, then fits of all rows.
+    first, second = twice.mixture.means[:6], twice.mixture.means[6:12]
+    np.testing.assert_array_equal(first, once.mixture.means[:6])
+    assert not np.isclose(second, first).any()
+    assert once.scores[2] != twice.scores[2]
+
+
 def test_a_fold_hides_half_of_the_cells_of_every_kind_and_counts_them():
     table = clusters(600)
     seen, number = search.hide(table.rows, table, np.random.default_rng(0))

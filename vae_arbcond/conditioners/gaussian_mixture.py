@@ -26,6 +26,9 @@ from vae_arbcond.shapes import check_mask, check_x, in_groups
 GROUP_NUMBERS = 2**20  # float64 in a matrix of all solves of a group of rows: 8 MB
 FIRST_OF_FACTORS = 10  # steps of the Gaussian that factor analysers start from
 DISCRETE = 3  # times as many steps for a table without real columns
+# Searches of a table without real columns, where a fit is cheap and depends on its start; as
+# many rows in all are more than enough.
+REPEATS, ENOUGH_ROWS = 3, 4000
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -49,6 +52,8 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         leaves the columns as they are.
       folds: parts of the rows for the score.
       bag: whether the fits of the folds are kept beside the one of all rows, in one mixture.
+        A small table without real columns is searched three times, with other folds, and
+        keeps all of them.
       shrink_covariance: rows by which a component's covariance is drawn to the pooled one, in
         multiples of the number of real columns.
       shrink_levels: rows by which its probabilities of levels are drawn to the table's.
@@ -216,15 +221,16 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         known = tf.where(present, x, 0.0)
         read = rows.read(known, present, self.columns, lambda v: marginals.to_g(maps, v))
         table = Table.of(read, self.columns)
-        settings = self.settings
+        settings, repeats = self.settings, 1
         if not self.columns.real:
+            repeats = max(1, min(REPEATS, ENOUGH_ROWS // max(len(table), 1)))
             # Without covariances a step costs little, and EM climbs more slowly.
             settings = dataclasses.replace(settings, steps=DISCRETE * settings.steps)
         elif self.num_factors:
             # Factor analysers only start from the single Gaussian: it need not be finished.
             settings = dataclasses.replace(settings, first_steps=FIRST_OF_FACTORS)
         found = search.search(
-            table, self.candidates, self.folds, self.bag, settings, seed, self._fit
+            table, self.candidates, self.folds, self.bag, settings, seed, self._fit, repeats
         )
         self.store(found.mixture, maps)
         scores = {f"score_{k}": round(v, 5) for k, v in found.scores.items()}

@@ -12,6 +12,7 @@ from vae_arbcond.mixtures.rows import Rows
 
 HIDDEN = 0.5  # share of the cells of a row left out that are scored given the others
 WORST = -10.0  # nats a hidden cell: one absurd row must not decide for all others
+APART = 1_000_003  # between seeds of repeats: those of neighbouring seeds must not meet
 MIN_ROWS = 4  # rows a fold needs; with fewer in all than two folds' worth nothing is searched
 
 # (table, components, single Gaussian of the table, settings, seed) -> (mixture, climb)
@@ -45,6 +46,7 @@ def search(
     settings: Settings,
     seed: int,
     fit: Fit = fitting.fit_mixture,
+    repeats: int = 1,
 ) -> Found:
     """Tries numbers of components in order; stops at twice the best, where scores fall.
 
@@ -56,6 +58,8 @@ def search(
       settings: of every fit.
       seed: of folds, hidden cells and K-means.
       fit: what fits a mixture.
+      repeats: how often everything is done, with other folds and starts. Where EM has many
+        optima, scores are then less a matter of luck, and the bag has more to average.
 
     Raises:
       ValueError: a score is NaN, so that nothing can be chosen by it.
@@ -65,9 +69,8 @@ def search(
     if folds < 2 or (len(candidates) == 1 and not bag):
         components = min(candidates)
         return Found(fit(table, components, whole, settings, seed)[0], components, {})
-    rng = np.random.default_rng([seed, 1])
-    fold_of = rng.permutation(len(table)) % folds
-    parts = [_Fold(table, fold_of == f, settings, [seed, 2, f]) for f in range(folds)]
+    seeds = [seed + APART * r for r in range(repeats)]
+    parts = [part for s in seeds for part in _parts(table, folds, settings, s)]
     scores: dict[int, float] = {}
     fits: dict[int, list[Mixture]] = {}
     best = 0
@@ -77,7 +80,8 @@ def search(
         if scores and components * MIN_ROWS > len(table):
             break
         fits[components] = [
-            fit(part.train, components, part.gaussian, settings, seed)[0] for part in parts
+            fit(part.train, components, part.gaussian, settings, seeds[i // folds])[0]
+            for i, part in enumerate(parts)
         ]
         scored = [p.score(m) for p, m in zip(parts, fits[components], strict=True)]
         total, cells = np.sum(scored, 0)
@@ -89,11 +93,17 @@ def search(
                 f"take larger pseudo-counts (shrink_covariance, shrink_levels)."
             )
         best = max(scores, key=scores.get)
-    full, _ = fit(table, best, whole, settings, seed)
-    chosen = join([*fits[best], full]) if bag else full
+    full = [fit(table, best, whole, settings, s)[0] for s in (seeds if bag else seeds[:1])]
+    chosen = join([*fits[best], *full]) if bag else full[0]
     errors = np.sum([p.error(m) for p, m in zip(parts, fits[best], strict=True)], 0)
     error = float(errors[0] / errors[1]) if errors[1] else float("nan")
     return Found(chosen, best, scores, error)
+
+
+def _parts(table, folds, settings, seed) -> list["_Fold"]:
+    """Folds of a random partition of the rows."""
+    fold_of = np.random.default_rng([seed, 1]).permutation(len(table)) % folds
+    return [_Fold(table, fold_of == f, settings, [seed, 2, f]) for f in range(folds)]
 
 
 class _Fold:

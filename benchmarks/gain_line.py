@@ -1,10 +1,11 @@
 """GAIN on MNIST when all that is seen is a line of three pixels: VAEAC, D.4, Figure 11.
 
-    python benchmarks/gain_line.py   # draws results/gain_line.png
+    python benchmarks/gain_line.py --vaeac runs/images/vaeac   # draws results/gain_line.png
 
 MNIST is binarised at one half. GAIN trains on what the mask shows, three rows of pixels of 28,
 and never sees the rest of a digit, so it cannot learn what digits look like; VAEAC trains on
-the hidden pixels, too. The networks are GAIN's own for images: fully connected.
+the hidden pixels, too: with `--vaeac`, the run of `vaeac_images.py train vaeac`, its draws for
+the same images stand on the right. GAIN's networks are fully connected.
 """
 
 import argparse
@@ -15,21 +16,21 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import matplotlib.pyplot as plt
 import numpy as np
+import tensorflow as tf
 
-from vae_arbcond import networks, pictures, training
+from vae_arbcond import networks, pictures, runs, training
 from vae_arbcond.conditioners import GAIN
 from vae_arbcond.data.image_datasets import tfds_images
 from vae_arbcond.masks import HorizontalLineMask
 from vae_arbcond.optimizers import adam
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
-DIGITS, DRAWS = 6, 5
+DIGITS, DRAWS = 8, 8
 
 
-def draw(conditioner, x, observed, seed=(0, 0), num_samples=DRAWS) -> np.ndarray:
-    """A row of pictures an image: truth, what was seen, draws, their mean; [h, w, 3].
+def sheet(conditioner, x, observed, seed=(0, 3), num_samples=DRAWS) -> np.ndarray:
+    """A row an image: what was seen (grey is hidden), draws, truth; [h, w].
 
     Args:
       conditioner: any method on images.
@@ -38,8 +39,8 @@ def draw(conditioner, x, observed, seed=(0, 0), num_samples=DRAWS) -> np.ndarray
       seed: two numbers.
       num_samples: draws of each.
     """
-    completions = conditioner.impute(x, observed, num_samples, seed).numpy()
-    return pictures.inpainting_grid(x, observed, completions)
+    draws = conditioner.impute(x, observed, num_samples, seed).numpy()
+    return pictures.inpainting_sheet(x, observed, draws)
 
 
 def main():
@@ -48,6 +49,7 @@ def main():
     parser.add_argument("--steps", type=int, default=1500)
     result = pathlib.Path(__file__).parent / "results" / "gain_line.png"
     parser.add_argument("--png", type=pathlib.Path, default=result)
+    parser.add_argument("--vaeac", type=pathlib.Path, help="a run of VAEAC to draw beside")
     options = parser.parse_args()
     data = tfds_images(
         "mnist", files_dir=str(SHARED), binarise=0.5, valid_rows=5000, max_valid_rows=500
@@ -69,7 +71,14 @@ def main():
         ).conditioner
     x, present = data.test.x[:DIGITS], data.test.present[:DIGITS]
     observed = mask(x, present, [0, 3]).numpy()
-    plt.imsave(options.png, draw(method, x, observed))
+    sheets = [sheet(method, x, observed)]
+    if options.vaeac:
+        sheets += [
+            np.ones([len(sheets[0]), 24]),
+            sheet(runs.load(options.vaeac).conditioner, x, observed),
+        ]
+    page = (255.0 * np.concatenate(sheets, 1)).round().astype(np.uint8)
+    options.png.write_bytes(tf.io.encode_png(page[..., np.newaxis]).numpy())
     print(f"{options.png}: {time.process_time() - started:.0f} s of CPU time")
 
 

@@ -126,6 +126,21 @@ def test_evaluate_prints_the_baseline_beside_the_model(run_dir, tmp_path):
     assert '"evaluation"' in (run_dir / "metrics.json").read_text()
 
 
+def test_evaluate_compares_methods_on_questions_that_it_keeps(run_dir, tmp_path):
+    asked = [f"--model={run_dir}", "--output=out", "--num_queries=9", "--methods=marginals"]
+    done = command("evaluate", *asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = [line.split()[0] for line in done.stdout.splitlines()[2:4]]
+    assert names == ["model", "marginals"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "queries.npz",
+        "comparison.json",
+        "comparison.png",
+    }
+    with np.load(tmp_path / "out" / "queries.npz") as queries:
+        assert queries["observed"].shape == (9, 5)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "says"),
     [

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from toy_conditioners import ClosedFormGaussian
 
-from vae_arbcond import evaluation, metrics
+from vae_arbcond import evaluation, metrics, scoring
 from vae_arbcond.conditioners import ArbitraryConditioner
 from vae_arbcond.data.pipeline import make_splits
 from vae_arbcond.data.sources import Source, digits_images
@@ -97,8 +97,8 @@ def test_a_column_that_is_constant_in_the_test_rows_alone_is_not_scored():
     # As the corner pixels of digits: in float32 the deviation of equal numbers is not 0.
     values = np.full(333, 0.123, np.float32)
     assert values.std() > 0.0
-    assert evaluation._std(values) == evaluation._std(values[:0]) == 0.0
-    assert evaluation._std(np.array([1.0, 3.0])) == 1.0
+    assert scoring._std(values) == scoring._std(values[:0]) == 0.0
+    assert scoring._std(np.array([1.0, 3.0])) == 1.0
 
 
 def test_a_useless_model_is_called_useless():

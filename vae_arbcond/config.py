@@ -7,6 +7,7 @@ would then hide, or crash, `include 'data/wine.gin'`.
 """
 
 import contextlib
+import copy
 import difflib
 import importlib
 import inspect
@@ -125,6 +126,25 @@ def load(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
 def operative_config() -> str:
     """Every parameter that configured code has used so far, as the text of a gin file."""
     return gin.operative_config_str()
+
+
+def value(parameter: str):
+    """What the loaded configuration binds a parameter to, `evaluate.data` say, made anew.
+
+    Args:
+      parameter: FUNCTION.ARGUMENT.
+
+    Raises:
+      ConfigError: it is not bound.
+    """
+    try:
+        bound = gin.query_parameter(parameter)
+    except ValueError as error:
+        raise ConfigError(
+            f"The configuration does not say what {parameter} is. Bind it: --gin_param="
+            f"'{parameter} = ...'."
+        ) from error
+    return copy.deepcopy(bound)  # Which calls what is written as @something().
 
 
 def full_config() -> str:

@@ -12,9 +12,20 @@ On tables, closed forms are fitted to at most 2,000 of the same training rows an
 them is printed beside the model. That takes up to about 20 seconds; --nofloor leaves it out.
 --baselines=mice,missforest adds these, fitted to the same rows and asked the same questions;
 they are slow on wide tables.
+
+--methods=a,b,c compares methods on the same stored questions instead, the run's own first:
+
+  arbcond-evaluate --model=runs/pm --methods=QueryAdaptive,semi_amortised,runs/vaeac,mice
+
+A method is another run of the same data, a class that needs nothing but the run's model (with
+a gin scope where one class is compared in several settings), semi_amortised, closed_form, or
+a classical imputer. Written to --output (RUN/comparison): queries.npz, comparison.json and
+comparison.png. Questions that are there are asked again.
 """
 
+import json
 import os
+import pathlib
 
 from absl import flags
 
@@ -33,6 +44,15 @@ _FLOOR = flags.DEFINE_bool(
 _BASELINES = flags.DEFINE_list(
     "baselines", [], "Classical imputers to print, too: mice, missforest, marginals."
 )
+_METHODS = flags.DEFINE_list(
+    "methods", [], "Methods to compare with the run's on the same stored questions."
+)
+_NUM_QUERIES = flags.DEFINE_integer(
+    "num_queries", 100, "Questions of a comparison, where none are stored.", lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Where a comparison goes; RUN/comparison by default."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -49,6 +69,9 @@ def main(argv: list[str]) -> None:
             f"rows are for testing is not recorded. Call vae_arbcond.evaluate from Python."
         )
     config.load([os.path.abspath(run.path / runs.CONFIG)], _GIN_PARAM.value)
+    if _METHODS.value:
+        _compare(run)
+        return
     beside = baselines.named(_BASELINES.value)
     table = run.conditioner.feature_ndims == 1
     if _FLOOR.value and table and not isinstance(run.conditioner, GaussianMixtureConditioner):
@@ -56,6 +79,34 @@ def main(argv: list[str]) -> None:
     report = evaluation.evaluate(conditioner=run.conditioner, schema=run.schema, beside=beside)
     runs.Run(run.path).save_metrics({"evaluation": report.to_dict()})
     print(report)
+
+
+def _compare(run) -> None:
+    """Asks the run's method and others the same questions; prints and writes."""
+    from vae_arbcond import comparison, config, files
+
+    folder = pathlib.Path(_OUTPUT.value or run.path / "comparison")
+    folder.mkdir(parents=True, exist_ok=True)
+    data = config.value("evaluate.data")
+    if data.train.schema != run.schema:
+        raise ValueError(
+            "The data differ from those the model was trained on (their schema does). Compare "
+            "methods on the data of the run."
+        )
+    stored = folder / "queries.npz"
+    if stored.exists():
+        queries = comparison.Queries.load(stored, data.test)
+        print(f"{len(queries.rows)} questions from {stored}.")
+    else:
+        mask = config.value("evaluate.mask")
+        queries = comparison.draw_queries(data.test, mask, _NUM_QUERIES.value)
+        queries.save(stored)
+    methods = {"model": run.conditioner} | comparison.named(_METHODS.value, run, data.train)
+    found = comparison.compare(methods, data, queries)
+    files.write_text(folder / "comparison.json", json.dumps(found.to_dict(), indent=1) + "\n")
+    found.picture(folder / "comparison.png")
+    print(found)
+    print(f"Written to {folder}.")
 
 
 def run() -> None:

@@ -174,10 +174,28 @@ class GaussianFamily(Family):
         if self.full_covariance:
             scale = self._triangle().forward(raw)
             z = loc + tf.einsum("bij,sj->sbi", scale, noise[:, 0])
+            diagonal = tf.linalg.diag_part(scale)
         else:
-            z = loc + (self.min_scale + tf.nn.softplus(raw)) * noise
-        scored = parameters if exact else tf.nest.map_structure(tf.stop_gradient, parameters)
-        return Draws(z, self.distribution(scored).log_prob(z))
+            diagonal = scale = self.min_scale + tf.nn.softplus(raw)
+            z = loc + scale * noise
+        # From the noise: solving for it again could lose every digit of a narrow Gaussian.
+        log_q = log_normal(noise) - tf.reduce_sum(tf.math.log(diagonal), -1)
+        if exact:
+            return Draws(z, log_q)
+        if self.full_covariance:
+            right = tf.tile(tf.transpose(noise, [1, 2, 0]), [tf.shape(loc)[0], 1, 1])
+            slope = tf.linalg.triangular_solve(scale, right, adjoint=True)
+            slope = tf.transpose(slope, [2, 0, 1])
+        else:
+            slope = noise / scale
+        # d log q / dz = -W^-T noise, and no gradient but through z.
+        through_z = tf.reduce_sum(tf.stop_gradient(slope) * (z - tf.stop_gradient(z)), -1)
+        return Draws(z, tf.stop_gradient(log_q) - through_z)
+
+
+def log_normal(noise) -> tf.Tensor:
+    """log N(noise | 0, I), [..., Z] -> [...]."""
+    return -0.5 * tf.reduce_sum(noise**2 + float(np.log(2.0 * np.pi)), -1)
 
 
 def inverse_softplus(value) -> tf.Tensor:

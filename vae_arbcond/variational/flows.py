@@ -18,18 +18,12 @@ from vae_arbcond.variational.families import (
     Draws,
     Family,
     inverse_softplus,
+    log_normal,
     moments,
     paired_noise,
 )
 
 tfd = tfp.distributions
-
-_LOG_2PI = float(np.log(2.0 * np.pi))
-
-
-def _log_normal(noise):
-    return -0.5 * tf.reduce_sum(noise**2 + _LOG_2PI, -1)
-
 
 class _FlowFamily(Family):
     """What flows share: noise -> z with the log-determinant, and back."""
@@ -47,7 +41,7 @@ class _FlowFamily(Family):
         size = parameters.loc.shape[-1]
         noise = tf.transpose(paired_noise([num_samples, 1, size], seed), [1, 0, 2])
         z, log_det = self.forward(noise, parameters)
-        log_q = _log_normal(noise) - log_det
+        log_q = log_normal(noise) - log_det
         return Draws(tf.transpose(z, [1, 0, 2]), tf.transpose(log_q))
 
     def distribution(self, parameters):
@@ -116,7 +110,7 @@ class FlowDistribution(tfd.Distribution):
         leading = tf.shape(z)[:-1]
         rows = tf.transpose(tf.reshape(z, [-1, batch, size]), [1, 0, 2])
         noise = self._family.inverse(rows, parameters)
-        log_q = _log_normal(noise) - self._family.forward(noise, parameters)[1]
+        log_q = log_normal(noise) - self._family.forward(noise, parameters)[1]
         return tf.ensure_shape(tf.reshape(tf.transpose(log_q), leading), z.shape[:-1])
 
 
@@ -360,7 +354,7 @@ class NetworkFamily(Family):
         del exact  # Density and draw are one pass: the gradient is whole.
         noise = tf.transpose(paired_noise([num_samples, 1, 2], seed), [1, 0, 2])
         z, log_det = self._forward(noise, parameters)
-        return Draws(tf.transpose(z, [1, 0, 2]), tf.transpose(_log_normal(noise) - log_det))
+        return Draws(tf.transpose(z, [1, 0, 2]), tf.transpose(log_normal(noise) - log_det))
 
     def distribution(self, parameters):
         raise NotImplementedError(

@@ -203,7 +203,9 @@ def test_a_start_without_moments_is_measured_by_draws():
 def test_components_of_little_weight_begin_anew_and_others_stay():
     family = MixtureFamily(3, threshold=0.05)
     old = MixtureParameters(
-        tf.constant([[0.0, 0.0, -9.0], [0.0, 0.0, 0.0]]), tf.zeros([2, 3, 2]), tf.zeros([2, 3, 2])
+        tf.constant([[0.0, 0.0, -9.0], [0.0, 0.0, 0.0]]),
+        tf.zeros([2, 3, 2]),
+        tf.zeros([2, 3, 2]),
     )
     fresh = MixtureParameters(tf.ones([2, 3]), tf.ones([2, 3, 2]), tf.ones([2, 3, 2]))
     new, again = family.refresh(old, fresh, tf.constant(20))

@@ -14,20 +14,30 @@ from vae_arbcond.conditioners.likelihoods import (
     RatioLikelihood,
 )
 from vae_arbcond.conditioners.posterior_matching import PosteriorMatching
+from vae_arbcond.conditioners.query_adaptive import (
+    AmortisedStart,
+    EncoderStart,
+    PriorStart,
+    QueryAdaptive,
+)
 from vae_arbcond.conditioners.universal_marginalizer import UniversalMarginalizer
 from vae_arbcond.conditioners.vaeac import VAEAC
 
 __all__ = [
     "VAEAC",
+    "AmortisedStart",
     "ArbitraryConditioner",
     "DefaultLikelihood",
     "DensityConditioner",
+    "EncoderStart",
     "FactorAnalysisConditioner",
     "GaussianMixtureConditioner",
     "Inference",
     "LatentConditioner",
     "PosteriorMatching",
     "PredictiveLikelihood",
+    "PriorStart",
+    "QueryAdaptive",
     "RatioLikelihood",
     "UniversalMarginalizer",
 ]

@@ -183,7 +183,9 @@ class QueryAdaptive(LatentConditioner):
         start_seed, again_seed, search_seed = tf.unstack(tfp.random.split_seed(seed, n=3), 3)
         nothing = ~tf.reduce_any(observed, list(range(1, observed.shape.rank)))
         start = self.family.start(self.start(self.model, x, observed, start_seed), start_seed)
-        prior = self.family.start(PriorStart()(self.model, x, observed, start_seed), start_seed)
+        prior = self.family.start(
+            PriorStart()(self.model, x, observed, start_seed), start_seed
+        )
 
         def pick(a, b):
             return tf.where(tf.reshape(nothing, [-1, *[1] * (a.shape.rank - 1)]), a, b)

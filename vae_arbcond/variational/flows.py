@@ -25,6 +25,7 @@ from vae_arbcond.variational.families import (
 
 tfd = tfp.distributions
 
+
 class _FlowFamily(Family):
     """What flows share: noise -> z with the log-determinant, and back."""
 
@@ -136,9 +137,7 @@ class PlanarFamily(_FlowFamily):
       min_scale: lower bound on the Gaussian's standard deviations.
     """
 
-    def __init__(
-        self, num_flows: int = 16, start_scale: float = 0.1, min_scale: float = 1e-4
-    ):
+    def __init__(self, num_flows: int = 16, start_scale: float = 0.1, min_scale: float = 1e-4):
         check_sizes(self, num_flows=num_flows)
         check_positive(self, start_scale=start_scale, min_scale=min_scale)
         self.num_flows, self.start_scale = num_flows, start_scale

@@ -87,7 +87,9 @@ class FirstOrder:
                 f"FirstOrder.rule is one of {', '.join(sorted(_RULES))}; got {rule!r}."
             )
         if patience is not None and patience < 1:
-            raise ValueError(f"FirstOrder.patience must be 1 or more, or None; got {patience}.")
+            raise ValueError(
+                f"FirstOrder.patience must be 1 or more, or None; got {patience}."
+            )
         if not tolerance >= 0.0:
             raise ValueError(f"FirstOrder.tolerance must be 0 or more nats; got {tolerance}.")
         self.rule, self.learning_rate, self.num_steps = rule, learning_rate, num_steps
@@ -138,9 +140,7 @@ class FirstOrder:
                 index = tf.where(tf.equal(state.status, RUNNING))
                 part = state.take(index[:, 0])
                 part_rows = tf.nest.map_structure(lambda r: tf.gather(r, index[:, 0]), rows)
-                moved = self._some_steps(
-                    problem, part, part_rows, rule, step_seed, check_seed
-                )
+                moved = self._some_steps(problem, part, part_rows, rule, step_seed, check_seed)
                 return tf.nest.flatten(state.put(index, moved))
             moved = self._some_steps(problem, state, rows, rule, step_seed, check_seed)
             running = tf.equal(state.status, RUNNING)

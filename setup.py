@@ -40,6 +40,11 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
+    "benchmarks": [
+        # MICE and MissForest for tables with levels (vae_arbcond/baselines.py).
+        "miceforest==6.0.5",
+        "lightgbm>=4.6,<4.7",  # miceforest 6.0.5 breaks with 4.7.
+    ],
     "dev": [
         "build>=1.3",
         "pytest>=9",

@@ -185,21 +185,30 @@ def test_a_report_is_json_and_text():
 def test_a_closed_form_is_printed_beside_the_model():
     splits = gaussian_splits(240)
     report = evaluation.evaluate(
-        Constant(), splits, BernoulliMask(0.5), 20, seeds=(0,), floor=fit_floor
+        Constant(),
+        splits,
+        BernoulliMask(0.5),
+        20,
+        seeds=(0,),
+        beside={evaluation.CLOSED_FORM: fit_floor},
     )
     assert "closed form" in str(report).splitlines()[0]
     assert "is better: NRMSE" in str(report)
-    assert report.to_dict()["floor"] == report.floor
+    assert report.to_dict()["beside"] == report.beside
     # Where nothing is better, nothing is said.
     exact = evaluation.evaluate(
         exact_method(splits), splits, BernoulliMask(0.5), 20, seeds=(0,)
     )
-    assert exact.floor == {} and "closed form" not in str(exact)
+    assert exact.beside == {} and "closed form" not in str(exact)
     # Fitted to 144 rows: measured 0.01 from the truth.
-    assert abs(report.floor["nrmse_mean"] - exact.scores["nrmse_mean"]) < 0.05
+    assert abs(report.beside["closed form"]["nrmse_mean"] - exact.scores["nrmse_mean"]) < 0.05
 
 
 def test_wide_tables_are_tried_with_factor_analysers_too():
     assert list(candidates(DataSpec((5,)))) == ["full"]
     assert list(candidates(DataSpec((30,)))) == ["full", "factors"]
     assert list(candidates(DataSpec((30,), levels=(2,) * 30))) == ["full"]
+    # The quick floor fits no full covariances of very many columns.
+    assert list(candidates(DataSpec((30,)), quick=True)) == ["full", "factors"]
+    assert list(candidates(DataSpec((64,)), quick=True)) == ["factors"]
+    assert list(candidates(DataSpec((64,), levels=(2,) * 64), quick=True)) == ["full"]

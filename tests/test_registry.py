@@ -117,6 +117,8 @@ ARGUMENTS = {
     "DefaultLikelihood": {},
     "RatioLikelihood": {},
     "PredictiveLikelihood": {},
+    "MonteCarloLikelihood": {},
+    "ImportanceLikelihood": {},
     "Normal": {"min_scale": 0.1, "per_feature": True, "name": "normal"},
     "SharedScaleNormal": {
         "min_scale": 0.1,
@@ -133,6 +135,15 @@ ARGUMENTS = {
     "StudentT": {"min_scale": 0.1, "min_df": 4.0, "per_feature": True, "name": "student"},
     "Bernoulli": {"per_feature": True, "name": "bernoulli"},
     "Categorical": {"num_levels": 3, "per_feature": True, "name": "categorical"},
+    "GAIN": {
+        "generator": networks.mlp((5,)),
+        "discriminator": networks.mlp((4,)),
+        "alpha": 2.0,
+        "hint_rate": 0.9,
+        "cross_entropy": 1.0,
+        "noise_scale": 0.1,
+        "name": "adversaries",
+    },
     "MixedColumns": {
         "min_scale": 0.1,
         "network_scale": False,
@@ -140,6 +151,8 @@ ARGUMENTS = {
         "name": "mixed",
     },
     "VAE": VAE_ARGUMENTS,
+    "LayeredEncoder": {"units": (4, 3), "activation": "tanh", "name": "layered"},
+    "LayeredDecoder": {"units": (3,), "skips": False, "activation": "tanh", "name": "plain"},
     "SkipMlpEncoder": {"hidden": 3, "depth": 1, "activation": "tanh", "name": "skip"},
     "SkipMlpDecoder": {"hidden": 3, "depth": 1, "activation": "tanh", "name": "skipped"},
     "UniversalMarginalizer": {

@@ -6,7 +6,7 @@ of positive columns the values, not their logarithms).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import gin
 import numpy as np
@@ -14,12 +14,13 @@ import pandas as pd
 import tensorflow as tf
 
 from vae_arbcond import metrics
+from vae_arbcond.baselines import Baseline
 from vae_arbcond.conditioners.base import (
     ArbitraryConditioner,
     DensityConditioner,
     LatentConditioner,
 )
-from vae_arbcond.conditioners.likelihoods import DefaultLikelihood
+from vae_arbcond.conditioners.likelihoods import DefaultLikelihood, check_density
 from vae_arbcond.conditioners.sampling import spread
 from vae_arbcond.data.pipeline import Dataset, Splits
 from vae_arbcond.registry import PACKAGE
@@ -27,6 +28,7 @@ from vae_arbcond.schema import ImageSchema, Positive, TableSchema
 
 ROWS_AT_ONCE = 256  # rows whose draws are held at once
 MIN_DISTINCT = 50  # distinct values a column needs for its coverage to mean anything
+CLOSED_FORM = "closed form"  # the name of `floor.fit_floor` in a report
 GOOD_GAIN = 0.10  # share by which a model should beat the baseline
 
 
@@ -38,7 +40,7 @@ class Report:
       scores: metric -> mean over mask seeds, for the model.
       spread: metric -> standard deviation over mask seeds.
       baseline: metric -> the same for mean/mode imputation, where it has one.
-      floor: metric -> the same for a closed form fitted to the training rows; empty without.
+      beside: name -> metric -> the same for each method fitted to the training rows besides.
       sentences: what a reader should know, in words.
       conditions: how the numbers were made.
     """
@@ -46,7 +48,7 @@ class Report:
     scores: dict[str, float]
     spread: dict[str, float]
     baseline: dict[str, float]
-    floor: dict[str, float]
+    beside: dict[str, dict[str, float]]
     sentences: list[str]
     conditions: dict
 
@@ -56,9 +58,7 @@ class Report:
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.scores)
-        others = {"mean/mode": self.baseline}
-        if self.floor:
-            others["closed form"] = self.floor
+        others = {"mean/mode": self.baseline, **self.beside}
         heads = "".join(f"  {name:>11}" for name in others)
         lines = [f"{'':{width}}  {'model':>19}{heads}  better"]
         for name, value in self.scores.items():
@@ -100,7 +100,7 @@ def evaluate(
     seeds: Sequence[int] = (0, 1, 2),
     schema: TableSchema | ImageSchema | None = None,
     likelihood: Callable | None = None,
-    floor: Callable[[Dataset], ArbitraryConditioner] | None = None,
+    beside: Mapping[str, Callable[[Dataset], ArbitraryConditioner | Baseline]] | None = None,
 ) -> Report:
     """Scores a method on the test rows.
 
@@ -112,14 +112,16 @@ def evaluate(
       num_samples: draws for intervals, CRPS, completions and likelihoods; 100 or more.
       seeds: one set of masks each; scores are averaged over them.
       likelihood: how log-likelihoods are estimated, `RatioLikelihood()` for example; None
-        takes the method's own. The report names it.
+        takes the method's own, if it has any. The report names it.
       schema: of the run; data whose schema differs are refused. None does not check.
-      floor: fits a method to the training rows, `floor.fit_floor` say; it is asked the same
-        questions, with its own likelihood. Tables only: for images it is not called.
+      beside: what else to fit to the training rows, by the name it is printed under:
+        `floor.fit_floor`, or what `baselines.named` gives. It is asked the same questions,
+        with its own likelihood.
 
     Raises:
       ValueError: there are no test rows, the masks leave nothing to score, or the data are
         not those of the run.
+      TypeError: a likelihood was asked of a method that has none.
     """
     if schema is not None and data.train.schema != schema:
         raise ValueError(
@@ -134,6 +136,10 @@ def evaluate(
     test = data.test
     if not len(test):
         raise ValueError("There are no test rows: make_splits.test_fraction must be above 0.")
+    if likelihood is not None:
+        check_density(conditioner)
+    # First, since it may be refused.
+    fitted = {name: fit(data.train) for name, fit in (beside or {}).items()}
     baseline = baseline_completion(data.train)
     likelihood = likelihood or DefaultLikelihood()
     options = mask, num_samples, likelihood
@@ -141,12 +147,11 @@ def evaluate(
     scores, bases = zip(*rounds, strict=True)
     mean, base = _mean(scores), _mean(bases)
     spread = {k: float(np.std([score[k] for score in scores])) for k in scores[0]}
-    beside = {}
-    if floor is not None and conditioner.feature_ndims == 1:
-        fitted = floor(data.train)
-        options = mask, num_samples, DefaultLikelihood()
-        rounds = [_one_round(fitted, test, baseline, *options, seed) for seed in seeds]
-        beside = _mean([scores for scores, _ in rounds])
+    options = mask, num_samples, DefaultLikelihood()
+    others = {}
+    for name, other in fitted.items():
+        rounds = [_one_round(other, test, baseline, *options, seed) for seed in seeds]
+        others[name] = _mean([scores for scores, _ in rounds])
     conditions = {
         "test rows": len(test),
         "samples": num_samples,
@@ -157,8 +162,10 @@ def evaluate(
         own = isinstance(likelihood, DefaultLikelihood)
         name = conditioner.estimator if own else str(likelihood)
         conditions["likelihood"] = f"{name}, nats"
-    sentences = _sentences(mean, base, num_samples) + _floor_sentences(mean, beside)
-    return Report(mean, spread, base, beside, sentences, conditions)
+    sentences = _sentences(mean, base, num_samples)
+    for name, its_scores in others.items():
+        sentences += _better_sentences(mean, name, its_scores)
+    return Report(mean, spread, base, others, sentences, conditions)
 
 
 def _mean(rounds) -> dict[str, float]:
@@ -217,6 +224,11 @@ def _answers(conditioner, x, observed, scored, num_samples, likelihood, seed):
         rows = slice(start, start + ROWS_AT_ONCE)
         part = [tf.constant(x[rows]), tf.constant(observed[rows])]
         seed = [mask_seed, 4 * start + 1]
+        if isinstance(conditioner, Baseline):
+            drawn, completed = conditioner.impute_and_complete(*part, num_samples, seed)
+            draws.append(drawn)
+            completions.append(completed)
+            continue
         draws.append(conditioner.impute(*part, num_samples, seed).numpy())
         completions.append(conditioner.complete(*part, num_samples, [mask_seed, 0]).numpy())
         if isinstance(conditioner, LatentConditioner) and conditioner.feature_ndims == 2:
@@ -311,21 +323,23 @@ def _std(values: np.ndarray) -> float:
     return 0.0 if same else float(values.std())
 
 
-def _floor_sentences(scores, floor) -> list[str]:
-    """Says where a closed form is better than the model."""
+def _better_sentences(scores, name, others) -> list[str]:
+    """Says where another method is better than the model."""
     words = {"nrmse_mean": "NRMSE", "pfc": "PFC", "crps": "CRPS"}
     worse = [
-        f"{word} {scores[name]:.3f} against {floor[name]:.3f}"
-        for name, word in words.items()
-        if name in floor and scores.get(name, floor[name]) > floor[name]
+        f"{word} {scores[metric]:.3f} against {others[metric]:.3f}"
+        for metric, word in words.items()
+        if metric in others and scores.get(metric, others[metric]) > others[metric]
     ]
     if not worse:
         return []
-    return [
-        f"A closed form, fitted to the same rows without a network, is better: "
-        f"{', '.join(worse)}. arbcond-train --gin_file=experiments/closed_form_table.gin "
-        f"trains one."
-    ]
+    if name == CLOSED_FORM:
+        return [
+            f"A closed form, fitted to the same rows without a network, is better: "
+            f"{', '.join(worse)}. arbcond-train "
+            f"--gin_file=experiments/closed_form_table.gin trains one."
+        ]
+    return [f"{name}, fitted to the same rows, is better: {', '.join(worse)}."]
 
 
 def _sentences(scores, base, num_samples) -> list[str]:

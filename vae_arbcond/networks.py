@@ -61,7 +61,9 @@ class MaskedInput(keras.layers.Layer):
             strict=True,
         )
         for d, (size, ordered, count) in enumerate(of_columns):
-            column, here = seen[..., d, tf.newaxis], b[..., d, tf.newaxis]
+            # Not [..., d, tf.newaxis]: where x was stacked of columns in the same graph,
+            # TensorFlow 2.21's optimiser takes the column and forgets the new axis.
+            column, here = seen[..., d : d + 1], b[..., d : d + 1]
             if ordered:
                 column = tf.cast(column > tf.range(size - 1.0), x.dtype)
             elif size:

@@ -103,23 +103,26 @@ def check_finite(x: tf.Tensor, features: tf.Tensor, name: str) -> None:
     """
     if not tf.executing_eagerly():
         return  # A graph has no values to look at; what comes out is NaN in that row.
-    seen = expand_features(features, x)
-    far = tf.boolean_mask(x, tf.broadcast_to(seen & (tf.abs(x) > LARGEST), tf.shape(x)))
-    wrong = seen & ~tf.math.is_finite(x)
-    count = int(tf.math.count_nonzero(wrong))
-    if not count and tf.size(far):
+    # In NumPy: a handful of eager operations would take longer than a small model's answer.
+    values, seen = x.numpy(), features.numpy()
+    seen = seen.reshape(seen.shape + (1,) * (values.ndim - seen.ndim))
+    wrong = seen & ~(np.abs(values) <= LARGEST)  # NaN compares as False.
+    if not wrong.any():
+        return
+    count = int(np.sum(wrong & ~np.isfinite(values)))
+    if not count:
+        far = values[wrong]
         raise ValueError(
             f"x holds {float(far[0]):g} where {name} is True: networks and densities have no "
             f"answer to values that far out. Give x in the model's units, in which a number "
             f"is some standard deviations from its mean (TableSchema.to_model), and correct "
             f"or hide such cells."
         )
-    if count:
-        raise ValueError(
-            f"{count} entries of x are NaN or infinite where {name} is True. In every mask "
-            f"True means that the value is there: is the mask the wrong way round? For NaN "
-            f"as missing, pass ~np.isnan(x)."
-        )
+    raise ValueError(
+        f"{count} entries of x are NaN or infinite where {name} is True. In every mask "
+        f"True means that the value is there: is the mask the wrong way round? For NaN "
+        f"as missing, pass ~np.isnan(x)."
+    )
 
 
 def check_discrete(x: tf.Tensor, features: tf.Tensor, name: str, spec: "DataSpec") -> None:

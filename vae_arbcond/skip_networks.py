@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from vae_arbcond.registry import register
+from vae_arbcond.shapes import check_sizes
 
 
 def _small():
@@ -116,14 +117,110 @@ class SkipMlpDecoder(keras.layers.Layer):
 
     def call(self, z, context):
         *terms, inputs = context
-        h = self.activate(self.first(z))
+        h = self.activate(self.first(_rows(z)))
         for layer, term in zip(self.of_h, terms, strict=True):
-            h += self.activate(layer(h) + term)
-        shape = tf.concat([tf.shape(h)[:-1], tf.shape(inputs)[-1:]], 0)
-        inputs = tf.ensure_shape(
-            tf.broadcast_to(inputs, shape), [*h.shape[:-1], inputs.shape[-1]]
-        )
-        return tf.concat([h, inputs], -1)
+            h += self.activate(_add_rows(layer(h), term))
+        return _unflatten(_beside(h, inputs), z)
+
+
+@register
+class LayeredEncoder(keras.layers.Layer):
+    """[N, ...] -> ([N, units[-1]], states): layers of any widths, h = act(W h), nothing added.
+
+    `states` are the input, flattened, and every hidden layer, first to last.
+
+    Args:
+      units: widths of the layers. VAEAC's synthetic data (C.2): 400, 200, 100, 50.
+      activation: a Keras activation's name.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[int] = (400, 200, 100, 50),
+        activation: str = "relu",
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        check_sizes(self, **{f"units[{i}]": width for i, width in enumerate(units)})
+        self.flatten = keras.layers.Flatten()
+        self.layers = [keras.layers.Dense(width) for width in units]
+        self.activate = keras.layers.Activation(activation)
+
+    def build(self, input_shape):
+        width = math.prod(input_shape[1:])
+        for layer in self.layers:
+            layer.build((None, width))
+            width = layer.units
+
+    def call(self, x):
+        h = self.flatten(x)
+        states = [h]
+        for layer in self.layers:
+            h = self.activate(layer(h))
+            states.append(h)
+        return h, tuple(states)
+
+
+@register
+class LayeredDecoder(keras.layers.Layer):
+    """z [..., Z] and the states of a `LayeredEncoder` -> [..., units[-1] (+ I)].
+
+    h = act(W [h, s]) for every hidden state s of the encoder, last to first, and the encoder's
+    input beside the result.
+
+    Args:
+      units: widths of the layers, first to last; with `skips` as many as the encoder has,
+        most often its own in reverse.
+      skips: False sees z alone, so that all that is known of x_o goes through it; any network
+        that gives states will then do for the encoder.
+      activation: a Keras activation's name.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[int] = (50, 100, 200, 400),
+        skips: bool = True,
+        activation: str = "relu",
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        check_sizes(self, **{f"units[{i}]": width for i, width in enumerate(units)})
+        self.skips = skips
+        dense = keras.layers.Dense
+        self.of_h = [dense(width, use_bias=not skips) for width in units]
+        self.of_state = [dense(width) for width in units] if skips else []
+        self.activate = keras.layers.Activation(activation)
+
+    def prepare(self, states):
+        """What the call needs of an encoder's states, computed once a row: a tuple [N, .].
+
+        Raises:
+          ValueError: the encoder has another number of layers.
+        """
+        if not self.skips:
+            return ()
+        inputs, *hidden = states
+        if len(hidden) != len(self.of_state):
+            raise ValueError(
+                f"{type(self).__name__} has {len(self.of_state)} layers, but the network "
+                f"whose states it reuses has {len(hidden)}. Give both as many units."
+            )
+        pairs = zip(self.of_state, reversed(hidden), strict=True)
+        return (*[layer(state) for layer, state in pairs], tf.cast(inputs, hidden[0].dtype))
+
+    def build(self, z_shape, context_shape=None):
+        width = z_shape[-1]
+        for layer in self.of_h:
+            layer.build((None, width))
+            width = layer.units
+
+    def call(self, z, context):
+        *terms, inputs = context if self.skips else (None,)
+        h = _rows(z)
+        for i, layer in enumerate(self.of_h):
+            h = layer(h)
+            h = self.activate(_add_rows(h, terms[i]) if self.skips else h)
+        return _unflatten(_beside(h, inputs) if self.skips else h, z)
 
 
 @register
@@ -263,8 +360,29 @@ class SkipConvDecoder(keras.layers.Layer):
         return tf.ensure_shape(out, [*z.shape[:-1], *terms[-1].shape[1:3], h.shape[-1]])
 
 
+def _rows(z):
+    """z [..., Z] as [N, Z]: one matrix product a layer, however many samples."""
+    return z if z.shape.rank == 2 else tf.reshape(z, [-1, z.shape[-1]])
+
+
+def _unflatten(h, z):
+    """h [N, H] with the leading axes of z again: [..., H]."""
+    if z.shape.rank == 2:
+        return h
+    out = tf.reshape(h, tf.concat([tf.shape(z)[:-1], [h.shape[-1]]], 0))
+    return tf.ensure_shape(out, [*z.shape[:-1], h.shape[-1]])
+
+
 def _add_rows(h, term):
     """h [S B, ...] + term [B, ...]: the rows' term for each of their samples."""
-    rows = tf.shape(term)[0]
-    samples = tf.reshape(h, tf.concat([[-1, rows], tf.shape(h)[1:]], 0))
+    # Never h + term as they are, one sample a row: TensorFlow 2.21's remapper takes
+    # relu(W h + (V s + b)) for a pattern to fuse, and leaves a broken graph behind.
+    samples = tf.reshape(h, tf.concat([[-1], tf.shape(term)], 0))
     return tf.reshape(samples + tf.cast(term, h.dtype), tf.shape(h))
+
+
+def _beside(h, inputs):
+    """h [S B, H] and the rows' inputs [B, I] for each of their samples: [S B, H + I]."""
+    if h.shape[0] is None or h.shape[0] != inputs.shape[0]:
+        inputs = tf.tile(inputs, [tf.shape(h)[0] // tf.shape(inputs)[0], 1])
+    return tf.concat([h, tf.cast(inputs, h.dtype)], -1)

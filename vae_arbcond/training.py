@@ -20,8 +20,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from vae_arbcond import pictures, runs
-from vae_arbcond.conditioners.base import DensityConditioner, LatentConditioner
+from vae_arbcond import pictures, runs, teachable
+from vae_arbcond.conditioners.base import (
+    ArbitraryConditioner,
+    DensityConditioner,
+    LatentConditioner,
+)
 from vae_arbcond.data.pipeline import Dataset, Splits, batch_indices
 from vae_arbcond.models.base import FitStage, Stage, Trainable
 from vae_arbcond.optimizers import adam
@@ -92,6 +96,7 @@ def train(
 
     Raises:
       runs.RunError: `run_dir` holds a run already and `resume` is False, or nothing to resume.
+      ValueError: the training rows or the masks leave nothing to learn (`teachable`).
       TrainingError: the loss stopped being finite; the best model so far is kept.
     """
     for name, value, least in (
@@ -130,8 +135,16 @@ def train(
     try:
         if config_text:
             run.save_config(config_text)
+        train_rows = teachable.rows_with_values(data.train)
+        if verbose and len(train_rows) < len(data.train):
+            print(
+                f"{len(data.train) - len(train_rows)} of {len(data.train)} training rows hold "
+                f"no value at all and are left out."
+            )
+        settings["data"] = data._replace(train=train_rows)
         conditioner.create_variables(data.train.spec, seed)
-        conditioner.check_data(data.train.x, data.train.present)
+        conditioner.check_data(train_rows.x, train_rows.present)
+        conditioner.adapt(train_rows.x, train_rows.present)
         started = time.time()
         history = {}
         restore = _Restore(resume, model_lost=resume and not run.has_whole_model())
@@ -139,6 +152,8 @@ def train(
             if isinstance(stage, FitStage):
                 history[stage.name] = _fit(run, conditioner, stage, settings, verbose)
                 continue
+            teachable.check_columns(train_rows)
+            teachable.check_mask(stage.trainable, train_rows, mask, seed)
             stage = stage._replace(num_steps=stage.num_steps or num_steps)
             its_optimizer = optimizer(stage.num_steps)
             loop = _StageLoop(run, conditioner, stage, number, its_optimizer, **settings)
@@ -462,7 +477,8 @@ class _Validation:
         mask_seed, self.loss_seed, self.seed = tf.unstack(seeds, 3)
         self.observed = mask(self.x, self.present, mask_seed) & self.present
         self.target = self.present & ~self.observed
-        if self.has_rows and self.has_density and not self.target.numpy().any():
+        completes = isinstance(trainable, ArbitraryConditioner)
+        if self.has_rows and completes and not self.target.numpy().any():
             raise ValueError(
                 f"The validation mask {mask} hides nothing that is present, so there is "
                 f"nothing to validate on. Set train.validation_mask to one that hides "
@@ -472,13 +488,8 @@ class _Validation:
         self._loss = tf.function(self._loss_terms)
 
     def _loss_terms(self):
-        terms = self.trainable(
-            self.x,
-            self.present,
-            self.observed,
-            seed=self.loss_seed,
-            step=None,
-            training=False,
+        terms = self.trainable.validation_terms(
+            self.x, self.present, self.observed, self.loss_seed
         )
         return tf.add_n([tf.reduce_mean(term) for term in terms.values()])
 

@@ -356,6 +356,23 @@ def test_an_awkward_table_is_fitted_and_answered_with_finite_numbers(name, eager
     assert np.isfinite(made.log_likelihood(far, observed, ~observed, 1, SEED).value).all()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["fewer rows than columns", "an empty column", "a single row", "one value of 1e12"],
+)
+def test_factor_analysers_of_an_awkward_table_answer_with_finite_numbers(name, eagerly):
+    x, present = awkward_tables()[name]
+    x = x.astype(np.float32)
+    tf.config.run_functions_eagerly(False)
+    made = GaussianMixtureConditioner((1, 2), folds=2, num_steps=4, num_factors=2)
+    made.create_variables(DataSpec((x.shape[1],)))
+    made.fit_rows(np.where(present, x, np.nan), present)
+    tf.config.run_functions_eagerly(True)
+    observed = np.random.default_rng(1).random(x.shape) < 0.5
+    assert np.isfinite(made.complete(x, observed, 1, SEED)).all()
+    assert np.isfinite(made.log_likelihood(x, observed, ~observed, 1, SEED).value).all()
+
+
 def test_a_constant_column_is_completed_by_its_value(eagerly):
     x, present = awkward_tables()["a constant column"]
     made = GaussianMixtureConditioner((1, 2), folds=2).create_variables(DataSpec((4,)))
@@ -420,6 +437,20 @@ def test_rows_with_seeds_of_their_own_are_answered_in_groups_of_any_size(monkeyp
     monkeypatch.setattr("vae_arbcond.conditioners.gaussian_mixture.GROUP_NUMBERS", 1)
     other = conditioner_of(mixture(2, 3))
     assert np.allclose(other.impute(x, observed, 3, row_seeds(11)), want, atol=1e-6)
+
+
+def test_rows_come_back_in_their_order_from_groups_of_any_size(monkeypatch):
+    parameters = mixture(2, 3)
+    rng = np.random.default_rng(0)
+    x, observed = rng.normal(size=[40, 3]), rng.random([40, 3]) < 0.5
+    want = conditioner_of(parameters).complete(x, observed, 1, SEED)
+    value = conditioner_of(parameters).log_likelihood(x, observed, ~observed, 1, SEED).value
+    monkeypatch.setattr("vae_arbcond.conditioners.gaussian_mixture.GROUP_NUMBERS", 1)
+    other = conditioner_of(parameters)
+    # The two kinds of solves differ by the rounding of float64, answers by that of float32.
+    np.testing.assert_allclose(other.complete(x, observed, 1, SEED), want, **EXACT)
+    got = other.log_likelihood(x, observed, ~observed, 1, SEED).value
+    np.testing.assert_allclose(got, value, **EXACT)
 
 
 def test_every_signature_is_exported_and_answers_as_in_python(tmp_path):

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy import special
 
 from vae_arbcond import networks, optimizers
-from vae_arbcond.conditioners import VAEAC, RatioLikelihood
+from vae_arbcond.conditioners import (
+    VAEAC,
+    ImportanceLikelihood,
+    MonteCarloLikelihood,
+    RatioLikelihood,
+    UniversalMarginalizer,
+    sampling,
+)
 from vae_arbcond.distributions import MixedColumns, SharedScaleNormal
 from vae_arbcond.shapes import DataSpec
 from vae_arbcond.skip_networks import SkipMlpDecoder, SkipMlpEncoder
@@ -120,16 +128,77 @@ def test_the_two_estimators_agree():
     x, _, observed = question(rows=20)
     target = ~observed
     method = vaeac(min_scale=1.0)  # Wide, so that an untrained proposal covers the prior.
-    importance = method.log_likelihood(x, observed, target, 4000, [0, 1])
-    monte_carlo = super(VAEAC, method)._log_likelihood(
-        tf.where(observed | target, x, 0.0), observed, target, tf.constant(4000), SEED
-    )
+    importance = ImportanceLikelihood()(method, x, observed, target, 4000, [0, 1])
+    monte_carlo = MonteCarloLikelihood()(method, x, observed, target, 4000, [0, 2])
     error = np.sqrt(importance.stderr**2 + monte_carlo.stderr**2)
     trusted = np.maximum(importance.pareto_k, monte_carlo.pareto_k) < 0.6
     assert trusted.mean() > 0.5
     # At most twenty rows within five standard errors: 1e-5 false alarms.
     gap = np.abs(importance.value - monte_carlo.value)
     assert np.all((gap < 5 * error + 1e-4)[trusted])
+
+
+def test_the_monte_carlo_estimate_is_eq_17_by_hand():
+    x, _, observed = question()
+    target, method = ~observed, vaeac()
+    estimate = MonteCarloLikelihood()(method, x, observed, target, 3, SEED)
+    seen = tf.where(observed, x, 0.0)
+    prior, context = method.prior(seen, observed)
+    draw_seed = sampling.split(SEED)[1]
+    z = prior.sample(64, seed=sampling.chunk_seeds(draw_seed, 0).z)[:3]
+    each = method.likelihood(z, context).log_prob(tf.where(target, x, 0.0)).numpy()
+    each = np.where(target, each, 0.0).sum(-1)
+    np.testing.assert_allclose(
+        estimate.value, special.logsumexp(each, axis=0) - np.log(3), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_importance_estimate_is_eq_18_by_hand():
+    x, _, observed = question()
+    target, method = ~observed, vaeac()
+    estimate = ImportanceLikelihood()(method, x, observed, target, 3, SEED)
+    seen = tf.where(observed, x, 0.0)
+    prior, context = method.prior(seen, observed)
+    q = method.proposal(x, observed, observed | target)
+    draw_seed = sampling.split(SEED)[1]
+    z = q.sample(64, seed=sampling.chunk_seeds(draw_seed, 0).z)[:3]
+    each = method.likelihood(z, context).log_prob(x).numpy()
+    each = np.where(target, each, 0.0).sum(-1)
+    weights = each + prior.log_prob(z) - q.log_prob(z)
+    want = special.logsumexp(weights, axis=0) - np.log(3)
+    want = np.where(target.numpy().any(-1), want, 0.0)
+    np.testing.assert_allclose(estimate.value, want, rtol=1e-4, atol=1e-5)
+
+
+def test_estimators_that_a_method_has_not_are_refused_by_name():
+    x, _, observed = question()
+    gsnn = vaeac(alpha=0.0)
+    with pytest.raises(TypeError, match=r"alpha = 0 \(a GSNN\).* Use MonteCarloLikelihood"):
+        ImportanceLikelihood()(gsnn, x, observed, ~observed, 10, [0, 1])
+    assert gsnn.estimator == str(MonteCarloLikelihood())
+    assert vaeac().estimator == str(ImportanceLikelihood())
+    other = UniversalMarginalizer(networks.mlp((4,)), MixedColumns())
+    other.create_variables(DataSpec((3,)))
+    with pytest.raises(TypeError, match="MonteCarloLikelihood needs a method with a prior"):
+        MonteCarloLikelihood()(other, x, observed, ~observed, 10, [0, 1])
+
+
+def test_what_the_generator_takes_from_the_prior_network_is_computed_once_a_row():
+    x, _, observed = question()
+    method, prepared = vaeac(), []
+    prepare = method.generative_network.prepare
+
+    def watch(states):
+        prepared.append(states[0].shape[0])
+        return prepare(states)
+
+    method.generative_network.prepare = watch
+    seen = tf.where(observed, x, 0.0)
+    # Three chunks of samples, eagerly: a call in each would be seen.
+    method._impute(seen, observed, tf.constant(150), SEED)
+    assert prepared == [6]
+    method._log_likelihood(x, observed, ~observed, tf.constant(150), SEED)
+    assert prepared == [6, 6]
 
 
 @pytest.mark.parametrize(

@@ -197,23 +197,28 @@ def test_rows_that_share_a_pattern_are_solved_as_if_alone(monkeypatch):
         np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9)
 
 
-def test_conditional_variances_agree_with_numpy():
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_conditional_moments_agree_with_numpy_whichever_features_are_fewer(share):
     rng = np.random.default_rng(0)
-    root = rng.normal(size=[1, 5, 5])
-    s = root @ np.swapaxes(root, 1, 2) + 0.1 * np.eye(5)
-    observed = rng.random([6, 5]) < 0.5
-    observed[0] = False
-    x = tf.constant(rng.normal(size=[6, 5]))
-    zero, packed = tf.zeros([1, 5], tf.float64), algebra.pack(observed)
-    got = algebra.condition(zero, s, x, observed, packed)
-    solved = algebra.solve(zero, s, x, observed, packed)
-    np.testing.assert_allclose(got.log_density, solved.log_density, rtol=1e-9)
-    means = algebra.conditional_means(zero, s, solved)
-    np.testing.assert_allclose(got.means, means, rtol=1e-9, atol=1e-9)
-    got = got.variances[0]
-    for row, o in enumerate(observed):
-        c = s[0] - s[0][:, o] @ np.linalg.inv(s[0][np.ix_(o, o)]) @ s[0][o]
-        np.testing.assert_allclose(got[row], np.diag(c), rtol=1e-8, atol=1e-8)
+    root = rng.normal(size=[2, 7, 7])
+    s = root @ np.swapaxes(root, 1, 2) + 0.1 * np.eye(7)
+    observed = rng.random([9, 7]) < share
+    observed[0] &= share != 0.2  # Nothing,
+    observed[1] |= share == 0.8  # and all.
+    x, means = tf.constant(rng.normal(size=[9, 7])), tf.constant(rng.normal(size=[2, 7]))
+    found = algebra.condition(algebra.gaussians(means, s), x, observed)
+    solved = algebra.solve(means, s, x, observed, algebra.pack(observed))
+    np.testing.assert_allclose(found.log_density, solved.log_density, rtol=1e-9)
+    alone = algebra.log_density(means, s, x, observed)
+    np.testing.assert_allclose(alone, solved.log_density, rtol=1e-9)
+    want = np.where(observed, 0.0, algebra.conditional_means(means, s, solved))
+    got = algebra.unpack(found.means, found.hidden)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+    got = algebra.unpack(found.variances, found.hidden)
+    for k, row in np.ndindex(2, 9):
+        o = observed[row]
+        c = s[k] - s[k][:, o] @ np.linalg.inv(s[k][np.ix_(o, o)]) @ s[k][o]
+        np.testing.assert_allclose(got[k, row], np.diag(c), rtol=1e-8, atol=1e-8)
 
 
 def test_the_search_prefers_two_components_where_there_are_two_and_one_where_one():
@@ -318,7 +323,8 @@ class TestMarginals:
         rng = np.random.default_rng(1)
         means, scales = rng.normal(size=[500, 1]), rng.uniform(0.05, 1.3, size=[500, 1])
         want = marginals.expected_x(maps, tf.constant(means), tf.constant(scales), clip=True)
-        got = marginals.look_up(maps, marginals.tabulate(maps), means, scales)
+        column = np.zeros([500, 1], np.int32)
+        got = marginals.look_up(maps, marginals.tabulate(maps), column, means, scales)
         error = np.abs(got - want) / x.std()
         # Linear between points of a grid: largest where the inverse bends.
         assert error.max() < 0.03 and error.mean() < 3e-3

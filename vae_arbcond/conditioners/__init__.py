@@ -7,9 +7,12 @@ from vae_arbcond.conditioners.base import (
     LatentConditioner,
 )
 from vae_arbcond.conditioners.factor_analysis import FactorAnalysisConditioner
+from vae_arbcond.conditioners.gain import GAIN
 from vae_arbcond.conditioners.gaussian_mixture import GaussianMixtureConditioner
 from vae_arbcond.conditioners.likelihoods import (
     DefaultLikelihood,
+    ImportanceLikelihood,
+    MonteCarloLikelihood,
     PredictiveLikelihood,
     RatioLikelihood,
 )
@@ -24,6 +27,7 @@ from vae_arbcond.conditioners.universal_marginalizer import UniversalMarginalize
 from vae_arbcond.conditioners.vaeac import VAEAC
 
 __all__ = [
+    "GAIN",
     "VAEAC",
     "AmortisedStart",
     "ArbitraryConditioner",
@@ -32,8 +36,10 @@ __all__ = [
     "EncoderStart",
     "FactorAnalysisConditioner",
     "GaussianMixtureConditioner",
+    "ImportanceLikelihood",
     "Inference",
     "LatentConditioner",
+    "MonteCarloLikelihood",
     "PosteriorMatching",
     "PredictiveLikelihood",
     "PriorStart",

@@ -31,6 +31,7 @@ from vae_arbcond.shapes import (
 
 tfd = tfp.distributions
 
+_OF_DENSITIES = ("log_likelihood", "estimator")
 MIN_EFFECTIVE = 10.0  # samples a completion's weights keep effective
 
 
@@ -135,6 +136,16 @@ class ArbitraryConditioner(Trainable):
 
     # From here on nothing needs to be known by a new method.
 
+    def __getattr__(self, name):
+        # Reached only where there is no such attribute; hasattr() is False as it should be.
+        if name in _OF_DENSITIES:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name}: it draws what is hidden, and gives no "
+                f"densities. Use impute and complete, or a method with a likelihood: "
+                f"PosteriorMatching, VAEAC, UniversalMarginalizer or a closed form."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}.")
+
     def _check(self, x, observed, num_samples, seed):
         x_shape = None if self.spec is None else self.spec.x_shape
         x = check_x(x, x_shape)
@@ -199,6 +210,25 @@ class ArbitraryConditioner(Trainable):
     def dry_run(self, x, seen):
         super().dry_run(x, seen)
         self._impute(x, seen, tf.constant(1), tf.zeros([2], tf.int32))
+
+
+def check_hides(method, present, observed, name) -> None:
+    """Refuses masks that hide nothing, for methods whose loss scores what is hidden.
+
+    Args:
+      method: is trained with them.
+      present, observed: bool [N, *F], NumPy.
+      name: of the mask generator.
+
+    Raises:
+      ValueError: names it.
+    """
+    if not (present & ~observed).any():
+        raise ValueError(
+            f"The training mask {name} hides nothing that is present, and "
+            f"{type(method).__name__} learns from what is hidden alone. Set train.mask to one "
+            f"that hides something, UniformCountMask() or BernoulliMask(0.5) say."
+        )
 
 
 def _no_draws(num_samples, x):

@@ -7,12 +7,12 @@ quantiles and class probabilities are those of it. One component is the plain Ga
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from vae_arbcond.conditioners.base import DensityConditioner
+from vae_arbcond.conditioners.mixture_answers import MixtureAnswers, Posterior
 from vae_arbcond.distributions import point_from_expectation
 from vae_arbcond.estimators import Estimate
 from vae_arbcond.mixtures import algebra, em, factors, fitting, marginals, noise, rows, search
@@ -23,38 +23,14 @@ from vae_arbcond.models.base import FitStage
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_mask, check_x, in_groups
 
-GROUP_NUMBERS = 2**23  # float64 that the solves of one group of rows may hold: 64 MB
-BISECTIONS = 60
+GROUP_NUMBERS = 2**20  # float64 in a matrix of all solves of a group of rows: 8 MB
+FIRST_OF_FACTORS = 10  # steps of the Gaussian that factor analysers start from
 DISCRETE = 3  # times as many steps for a table without real columns
 LARGEST = float(np.finfo(np.float32).max)
 
 
-class Moments(NamedTuple):
-    """Means and variances of x given x_observed, each float64 [B, D].
-
-    An observed cell is its own mean and has no variance; a column with levels has those of
-    the level's index.
-    """
-
-    mean: tf.Tensor
-    variance: tf.Tensor
-
-
-class Posterior(NamedTuple):
-    """A mixture given what was observed; K components, B rows, float64.
-
-    Attributes:
-      log_weights: log p(component | x_o): [B, K].
-      means, variances: of each real column's g: [K, B, R].
-    """
-
-    log_weights: tf.Tensor
-    means: tf.Tensor
-    variances: tf.Tensor
-
-
 @register
-class GaussianMixtureConditioner(DensityConditioner):
+class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
     """A mixture of full-covariance Gaussians fitted by EM; every answer is exact.
 
     Columns without spread are completed by their value; columns without any value by 0, the
@@ -140,6 +116,8 @@ class GaussianMixtureConditioner(DensityConditioner):
             "log_weights": (components,),
             "means": (components, real),
             "covariances": (components, real, real),
+            "precisions": (components, real, real),
+            "log_dets": (components,),
             "log_levels": (components, levels),
             "log_rates": (components, len(self.columns.count)),
             "low": (real,),
@@ -224,6 +202,9 @@ class GaussianMixtureConditioner(DensityConditioner):
         if not self.columns.real:
             # Without covariances a step costs little, and EM climbs more slowly.
             settings = dataclasses.replace(settings, steps=DISCRETE * settings.steps)
+        elif self.num_factors:
+            # Factor analysers only start from the single Gaussian: it need not be finished.
+            settings = dataclasses.replace(settings, first_steps=FIRST_OF_FACTORS)
         found = search.search(
             table, self.candidates, self.folds, self.bag, settings, seed, self._fit
         )
@@ -240,8 +221,9 @@ class GaussianMixtureConditioner(DensityConditioner):
     def store(self, mixture: Mixture, maps: Marginals) -> None:
         """Takes a mixture of g and the maps x -> g as the fit."""
         self._allocate(len(mixture.log_weights))
-        table = {"table": marginals.tabulate(maps)}
-        for name, value in {**mixture._asdict(), **maps._asdict(), **table}.items():
+        made = algebra.gaussians(mixture.means, mixture.covariances)._asdict()
+        made["table"] = marginals.tabulate(maps)
+        for name, value in {**mixture._asdict(), **maps._asdict(), **made}.items():
             self.parameters[name].assign(value)
 
     def loss_terms(self, x, present, observed, seed, step, training):
@@ -265,22 +247,51 @@ class GaussianMixtureConditioner(DensityConditioner):
         joint, solved = em.log_joint(self.mixture, read, algebra.pack(read.observed))
         return joint, solved, read
 
+    def _condition(self, x, observed):
+        """log p(component | x_o) [K, B] and the hidden features given each component."""
+        read, mixture = self._read(x, observed), self.mixture
+        more = self._stored("precisions"), self._stored("log_dets")
+        given = algebra.Gaussians(mixture.means, mixture.covariances, *more)
+        found = algebra.condition(given, read.g, read.observed)
+        joint = mixture.log_weights[:, tf.newaxis] + found.log_density
+        joint += em.discrete_log_density(mixture, read)
+        return tf.nn.log_softmax(joint, axis=0), found, read
+
     def posterior(self, x, observed) -> Posterior:
         """The mixture given x_observed; x [B, D] finite everywhere."""
-        read, mixture = self._read(x, observed), self.mixture
-        packed = algebra.pack(read.observed)
-        given = (mixture.means, mixture.covariances, read.g, read.observed, packed)
-        log_density, means, variances = algebra.condition(*given)
-        joint = mixture.log_weights[:, tf.newaxis] + log_density
-        joint += em.discrete_log_density(mixture, read)
-        return Posterior(tf.transpose(tf.nn.log_softmax(joint, axis=0)), means, variances)
+        log_weights, found, read = self._condition(x, observed)
+        means = algebra.unpack(found.means, found.hidden)
+        return Posterior(
+            tf.transpose(log_weights),
+            tf.where(read.observed, read.g, means),
+            algebra.unpack(found.variances, found.hidden),
+        )
 
     def _in_groups(self, answer, parts, signature):
-        """answer(*parts) in groups of rows small enough for memory: nest of [B, ...]."""
+        """answer(*parts) in groups of rows small enough for caches: [B, ...].
+
+        Args:
+          answer: [b, ...] tensors -> [b, ...].
+          parts: tensors [B, ...]; the second one is `observed`.
+          signature: TensorSpec of the answer.
+        """
         wide = max(1, len(self.columns.real))
         components = self._stored("log_weights").shape[0]
         most = max(8, GROUP_NUMBERS // (components * wide * wide))
-        return in_groups(answer, parts, signature, most)
+        # Rows that observe as many features stand together, so that little is filled up;
+        # the last group, which is filled up with empty rows, has the emptiest ones.
+        count = tf.reduce_sum(tf.cast(parts[1], tf.int32), 1)
+        order = tf.argsort(-count, stable=True)
+        sorted_parts = [tf.gather(part, order) for part in parts]
+        answers = in_groups(answer, sorted_parts, signature, most)
+        return tf.gather(answers, tf.argsort(order))
+
+    def _log_marginal(self, x, observed):
+        """log p(x_o), nats of g: [B]."""
+        read, mixture = self._read(x, observed), self.mixture
+        joint = algebra.log_density(mixture.means, mixture.covariances, read.g, read.observed)
+        joint += mixture.log_weights[:, tf.newaxis] + em.discrete_log_density(mixture, read)
+        return tf.reduce_logsumexp(joint, 0)
 
     def _density(self, x, observed, target):
         """log p(x_target | x_observed), float32 [B]."""
@@ -288,8 +299,7 @@ class GaussianMixtureConditioner(DensityConditioner):
         x = tf.where(joint_given, x, 0.0)
 
         def answer(x, observed, both):
-            given = tf.reduce_logsumexp(self._solve(x, observed)[0], 0)
-            return tf.reduce_logsumexp(self._solve(x, both)[0], 0) - given
+            return self._log_marginal(x, both) - self._log_marginal(x, observed)
 
         spec = tf.TensorSpec([None], tf.float64)
         value = self._in_groups(answer, (x, observed, joint_given), spec)
@@ -307,29 +317,25 @@ class GaussianMixtureConditioner(DensityConditioner):
         samples = exact + tf.cast(num_samples, tf.float32)
         return Estimate(value, exact, samples, exact, exact)
 
-    def _expected(self, posterior, power: int):
-        """E[x^power | x_o] of the real columns, float64 [B, R]."""
-        weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]  # [K, B, 1]
-        scales = tf.sqrt(posterior.variances)
-        each = marginals.expected_x(self.marginals, posterior.means, scales, power)
-        return tf.reduce_sum(weights * each, 0)
-
-    def _best(self, posterior):
-        """E[x | x_o] of the real columns within the range of the training values: [B, R]."""
-        weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]
+    def _best(self, log_weights, found):
+        """E[x_h | x_o] of hidden real columns, within the range of training values: [B, R]."""
+        weights = tf.exp(log_weights)[..., tf.newaxis]  # [K, B, 1]
         if self.strength == 0.0:  # x is linear in g, and no range is known.
-            return marginals.to_x(self.marginals, tf.reduce_sum(weights * posterior.means, 0))
-        given = posterior.means, tf.sqrt(posterior.variances)
-        each = marginals.look_up(self.marginals, self._stored("table"), *given)
-        return tf.reduce_sum(weights * each, 0)
+            mean = tf.reduce_sum(weights * found.means, 0)
+            return marginals.to_x(self.marginals, algebra.unpack(mean, found.hidden))
+        table, scales = self._stored("table"), tf.sqrt(found.variances)
+        each = marginals.look_up(
+            self.marginals, table, found.hidden.index, found.means, scales
+        )
+        return algebra.unpack(tf.reduce_sum(weights * each, 0), found.hidden)
 
     def _complete(self, x, observed, num_samples, seed):
         del num_samples, seed
 
         def answer(x, observed):
-            posterior = self.posterior(x, observed)
-            real = self._best(posterior)
-            return tf.cast(self._points(posterior.log_weights, real), tf.float32)
+            log_weights, found, _ = self._condition(x, observed)
+            real = self._best(log_weights, found)
+            return tf.cast(self._points(tf.transpose(log_weights), real), tf.float32)
 
         spec = tf.TensorSpec([None, x.shape[1]], tf.float32)
         return self._in_groups(answer, (x, observed), spec)
@@ -408,114 +414,6 @@ class GaussianMixtureConditioner(DensityConditioner):
             at = uniform[..., len(self.columns.sizes) + j]
             drawn.append(noise.poisson_quantile(at, rate)[..., tf.newaxis])
         return drawn
-
-    # What a closed form knows besides.
-
-    def conditional_moments(self, x, observed) -> Moments:
-        """Exact mean and variance of every column given x_observed.
-
-        Through a marginal that is not linear, means and variances are those of a 9-node
-        Gauss-Hermite rule in each component.
-
-        Args:
-          x: [B, D]; hidden entries may be anything.
-          observed: bool [B, D].
-        """
-        x, observed, _, _ = self._check(x, observed, 1, [0, 0])
-        hidden = tf.where(observed, x, 0.0)
-        posterior = self.posterior(hidden, observed)
-        if self.strength == 0.0:
-            real = self._best(posterior)
-            g_mean = (real - self._middle()) / self._scale()
-            weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]
-            apart = posterior.variances + (posterior.means - g_mean) ** 2
-            spread = tf.reduce_sum(weights * apart, 0) * self._scale() ** 2
-        else:
-            real = self._expected(posterior, 1)
-            spread = self._expected(posterior, 2) - real**2
-        means, spreads = [real], [tf.maximum(spread, 0.0)]
-        weights = tf.exp(posterior.log_weights)
-        shares = tf.matmul(weights, tf.exp(self.mixture.log_levels))
-        for start, size in zip(self.columns.starts, self.columns.sizes, strict=True):
-            index = tf.range(size, dtype=tf.float64)
-            mean = tf.linalg.matvec(shares[:, start : start + size], index)[:, tf.newaxis]
-            square = tf.linalg.matvec(shares[:, start : start + size], index**2)
-            means.append(mean)
-            spreads.append(square[:, tf.newaxis] - mean**2)
-        rates = tf.exp(self.mixture.log_rates)
-        counts = tf.matmul(weights, rates)
-        means.append(counts)
-        spreads.append(tf.matmul(weights, rates + rates**2) - counts**2)
-        own = tf.cast(hidden, tf.float64)
-        mean = tf.where(observed, own, self._in_order(means))
-        return Moments(mean, tf.where(observed, 0.0, self._in_order(spreads)))
-
-    def _scale(self):
-        return self.marginals.slope
-
-    def _middle(self):
-        return marginals.to_x(self.marginals, tf.zeros_like(self.marginals.low))
-
-    def quantiles(self, x, observed, probabilities) -> tf.Tensor:
-        """Quantiles of each real column given x_observed: float64 [Q, B, D].
-
-        Observed cells are their own quantiles; columns with levels and counts are NaN (see
-        `class_probabilities`).
-
-        Args:
-          x, observed: as for `conditional_moments`.
-          probabilities: Q numbers in (0, 1).
-
-        Raises:
-          ValueError: a probability out of range.
-        """
-        wanted = np.asarray(probabilities, np.float64).reshape(-1)
-        if not ((wanted > 0) & (wanted < 1)).all():
-            raise ValueError(f"probabilities must lie between 0 and 1, got {probabilities}.")
-        x, observed, _, _ = self._check(x, observed, 1, [0, 0])
-        hidden = tf.where(observed, x, 0.0)
-        posterior = self.posterior(hidden, observed)
-        weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]
-        scales = tf.sqrt(tf.maximum(posterior.variances, 1e-300))
-        at = tf.constant(wanted)[:, tf.newaxis, tf.newaxis]
-        width = 10.0 * tf.reduce_max(scales, 0)
-        shape = tf.concat([tf.shape(at)[:1], tf.shape(width)], 0)
-        low = tf.broadcast_to(tf.reduce_min(posterior.means, 0) - width, shape)
-        high = tf.broadcast_to(tf.reduce_max(posterior.means, 0) + width, shape)
-        for _ in range(BISECTIONS):
-            middle = 0.5 * (low + high)
-            z = (middle[:, tf.newaxis] - posterior.means) / scales
-            share = 0.5 * tf.math.erfc(-z * np.sqrt(0.5))
-            below = tf.reduce_sum(weights * share, 1) < at
-            low, high = tf.where(below, middle, low), tf.where(below, high, middle)
-        real = marginals.to_x(self.marginals, 0.5 * (low + high))
-        unknown = tf.fill(tf.shape(real)[:2], tf.constant(np.nan, tf.float64))[..., tf.newaxis]
-        rest = len(self.columns.discrete) + len(self.columns.count)
-        answer = self._in_order([real] + [unknown] * rest)
-        return tf.where(observed, tf.cast(hidden, tf.float64), answer)
-
-    def class_probabilities(self, x, observed) -> tf.Tensor:
-        """P(level | x_observed) of each column: float64 [B, D, most levels of a column].
-
-        Columns without levels hold zeros; an observed cell has probability 1 at its level.
-
-        Args:
-          x, observed: as for `conditional_moments`.
-        """
-        x, observed, _, _ = self._check(x, observed, 1, [0, 0])
-        hidden = tf.where(observed, x, 0.0)
-        weights = tf.exp(self.posterior(hidden, observed).log_weights)
-        shares = tf.matmul(weights, tf.exp(self.mixture.log_levels))
-        most = max(self.columns.sizes, default=0)
-        tables = [tf.zeros([tf.shape(x)[0], most], tf.float64)] * x.shape[1]
-        for d, start, size in zip(
-            self.columns.discrete, self.columns.starts, self.columns.sizes, strict=True
-        ):
-            own = tf.one_hot(tf.cast(hidden[:, d], tf.int32), size, dtype=tf.float64)
-            table = shares[:, start : start + size]
-            table = tf.where(observed[:, d, tf.newaxis], own, table)
-            tables[d] = tf.pad(table, [[0, 0], [0, most - size]])
-        return tf.stack(tables, 1)
 
     def dry_run(self, x, seen):
         """There are no weights but those that `fit_rows` makes."""

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from vae_arbcond import estimators
 from vae_arbcond.conditioners import sampling
-from vae_arbcond.conditioners.base import LatentConditioner
+from vae_arbcond.conditioners.base import DensityConditioner, LatentConditioner
+from vae_arbcond.conditioners.vaeac import VAEAC
 from vae_arbcond.estimators import Estimate
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_seed
@@ -22,7 +23,12 @@ class DefaultLikelihood:
     """The method's own, which its `estimator` names."""
 
     def __call__(self, conditioner, x, observed, target, num_samples, seed) -> Estimate:
-        """`conditioner.log_likelihood`."""
+        """`conditioner.log_likelihood`.
+
+        Raises:
+          TypeError: the method has no likelihood.
+        """
+        check_density(conditioner)
         return conditioner.log_likelihood(x, observed, target, num_samples, seed)
 
     def __str__(self):
@@ -44,6 +50,7 @@ class RatioLikelihood:
         Raises:
           TypeError: the method has no latent variable.
         """
+        check_density(conditioner)
         if getattr(conditioner, "model", self) is None:
             raise TypeError(
                 f"RatioLikelihood divides a joint likelihood by a marginal one, and "
@@ -73,6 +80,77 @@ class PredictiveLikelihood:
         return "predictive, uncorrected"
 
 
+def check_density(conditioner) -> None:
+    """Refuses a method without a likelihood.
+
+    Raises:
+      TypeError: names it.
+    """
+    if not isinstance(conditioner, DensityConditioner):
+        raise TypeError(
+            f"{type(conditioner).__name__} has no likelihood to estimate: it draws what is "
+            f"hidden, and gives no densities. Leave evaluate.likelihood out and compare its "
+            f"draws and completions."
+        )
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class MonteCarloLikelihood:
+    """The mean of p(x_t | z, x_o) over z ~ p(z | x_o): VAEAC, Eq. 17.
+
+    With few samples far too low where the prior has many modes: the difference from
+    `ImportanceLikelihood` shows how far prior and proposal are apart.
+    """
+
+    def __call__(self, conditioner, x, observed, target, num_samples, seed) -> Estimate:
+        """Arguments as for `conditioner.log_likelihood`, with one seed [2].
+
+        Raises:
+          TypeError: the method has no conditional prior.
+        """
+        _needs_conditional_prior(self, conditioner)
+        return _answer(self, _predictive, conditioner, x, observed, target, num_samples, seed)
+
+    def __str__(self):
+        return "Monte Carlo under the conditional prior (VAEAC, Eq. 17)"
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ImportanceLikelihood:
+    """The mean of p(x_t | z, x_o) p(z | x_o) / q(z | x) over z ~ q(z | x): VAEAC, Eq. 18.
+
+    What VAEAC's own `log_likelihood` is, unless it is a GSNN, which has no q.
+    """
+
+    def __call__(self, conditioner, x, observed, target, num_samples, seed) -> Estimate:
+        """Arguments as for `conditioner.log_likelihood`, with one seed [2].
+
+        Raises:
+          TypeError: the method has no conditional prior, or no trained proposal.
+        """
+        _needs_conditional_prior(self, conditioner)
+        if not conditioner.alpha:
+            raise TypeError(
+                "ImportanceLikelihood draws from the proposal network, which a VAEAC with "
+                "alpha = 0 (a GSNN) does not train. Use MonteCarloLikelihood."
+            )
+        seed = check_seed(seed, allow_rows=False)
+        return conditioner.log_likelihood(x, observed, target, num_samples, seed)
+
+    def __str__(self):
+        return "importance sampling under the conditional prior (VAEAC, Eq. 18)"
+
+
+def _needs_conditional_prior(likelihood, conditioner):
+    if not isinstance(conditioner, VAEAC):
+        raise TypeError(
+            f"{type(likelihood).__name__} needs a method with a prior p(z | x_o) of its own, "
+            f"VAEAC, and got a {type(conditioner).__name__}. Use DefaultLikelihood."
+        )
+
+
 def _ratio(conditioner, x, observed, target, num_samples, seed):
     joint_seed, seed = sampling.split(seed)
     joint = conditioner.joint_log_weights(x, observed | target, num_samples, joint_seed)
@@ -95,6 +173,7 @@ def _certain_without_target(estimate, target):
 
 def _answer(likelihood, estimate, conditioner, x, observed, target, num_samples, seed):
     """The question checked, and `estimate` of it in one compiled graph."""
+    check_density(conditioner)
     if not isinstance(conditioner, LatentConditioner):
         raise TypeError(
             f"{type(likelihood).__name__} needs a method with a latent variable, and "

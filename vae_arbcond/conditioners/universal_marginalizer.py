@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 
 from vae_arbcond import estimators
 from vae_arbcond.conditioners import sampling
-from vae_arbcond.conditioners.base import DensityConditioner
+from vae_arbcond.conditioners.base import DensityConditioner, check_hides
 from vae_arbcond.distributions import expected_features, over_features
 from vae_arbcond.estimators import Estimate
 from vae_arbcond.networks import MaskedInput
@@ -179,6 +179,10 @@ class UniversalMarginalizer(DensityConditioner):
     def _complete(self, x, observed, num_samples, seed):
         del num_samples, seed  # The marginals are what a completion averages over.
         return self._point(expected_features(self.marginals(x, observed)))
+
+    def check_training_mask(self, present, observed, name):
+        """Refuses masks that hide nothing: the loss would score nothing."""
+        check_hides(self, present, observed, name)
 
     def build_for(self, spec):
         super().build_for(spec)

@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from vae_arbcond import estimators
 from vae_arbcond.conditioners import sampling
-from vae_arbcond.conditioners.base import Inference, LatentConditioner
+from vae_arbcond.conditioners.base import Inference, LatentConditioner, check_hides
 from vae_arbcond.distributions import DiagonalGaussian, over_features
 from vae_arbcond.networks import MaskedInput
 from vae_arbcond.registry import register
@@ -23,8 +23,8 @@ class VAEAC(LatentConditioner):
     """p(x_u | x_o) = E p(x_u | z, x_o) over z ~ p(z | x_o): no joint model is needed.
 
     The loss scores what is hidden by the mask and present in the data, and nothing else
-    (Eq. 7, with Eq. 9 for training data with gaps). Train it with masks like those of the
-    questions to come.
+    (Eq. 7, a bound on Eq. 4; with Eq. 9 for training data with gaps). Train it with masks
+    like those of the questions to come.
 
     Args:
       latent_size: length of z.
@@ -105,7 +105,7 @@ class VAEAC(LatentConditioner):
         return Inference(prior, context)
 
     def likelihood(self, z, context) -> tfd.Distribution:
-        """p(x | z, x_o): batch_shape [..., B, *F]."""
+        """p(x | z, x_o), the integrand of Eq. 5: batch_shape [..., B, *F]."""
         return self.likelihood_head(self.generative_network(z, context))
 
     def loss_terms(self, x, present, observed, seed, step, training):
@@ -170,6 +170,10 @@ class VAEAC(LatentConditioner):
         if self.alpha:
             parts += [self.proposal_network, self.proposal_head]
         return [variable for part in parts for variable in part.trainable_variables]
+
+    def check_training_mask(self, present, observed, name):
+        """Refuses masks that hide nothing: the loss would score nothing."""
+        check_hides(self, present, observed, name)
 
     def build_for(self, spec):
         super().build_for(spec)

@@ -76,6 +76,16 @@ class LikelihoodHead(keras.layers.Layer):
             shape = [*spec.feature_shape, num_parameters]
             out = tf.reshape(out, tf.concat([tf.shape(out)[:-1], shape], 0))
             out = tf.ensure_shape(out, [*h.shape[:-1], *shape])
+        elif not out.shape[:-1][-len(spec.feature_shape) :].is_compatible_with(
+            spec.feature_shape
+        ):
+            made = tuple(out.shape[:-1][-len(spec.feature_shape) :])
+            raise ValueError(
+                f"The decoder makes maps of {' x '.join(map(str, made))}, but the images are "
+                f"{' x '.join(map(str, spec.feature_shape))}. Choose a decoder that ends at "
+                f"their size (conv_decoder.start times its strides), or one of flat outputs "
+                f"and per_feature = False."
+            )
         return tf.unstack(out, num_parameters, axis=-1)
 
 

@@ -75,52 +75,146 @@ def solve(means, covariances, x, observed, packed: Packed) -> Solved:
     return Solved(_log_density(cholesky, white, observed), white, solved)
 
 
+def log_density(means, covariances, x, observed) -> tf.Tensor:
+    """log p(x_o | component): [K, B], in fewer operations than `solve`; arguments as there."""
+    seen = pack(observed)
+    cholesky = _factor(covariances, seen)
+    white = tf.linalg.triangular_solve(cholesky, _residual(means, x, seen)[..., tf.newaxis])
+    return _log_density(cholesky, white[..., 0], observed)
+
+
 class Conditional(NamedTuple):
-    """Rows x components given x_o; K components, B rows.
+    """Hidden features given x_o; K components, B rows, H the most hidden of any row.
 
     Attributes:
       log_density: log p(x_o | component): [K, B].
-      means, variances: E and Var[x | x_o, component] of each feature: [K, B, D].
+      means, variances: E and Var[x_h | x_o, component]: [K, B, H], packed like `hidden`.
+      hidden: which feature each of the H is.
     """
 
     log_density: tf.Tensor
     means: tf.Tensor
     variances: tf.Tensor
+    hidden: Packed
 
 
-def condition(means, covariances, x, observed, packed: Packed) -> Conditional:
-    """What `solve` finds and the moments of all features, in fewer operations.
+class Gaussians(NamedTuple):
+    """Gaussians of D features and what every question to them needs; float64.
 
-    Args: as for `solve`, with `packed` of all rows.
+    Attributes:
+      means, covariances: mu, S: [K, D], [K, D, D].
+      precisions: P = S^-1: [K, D, D].
+      log_dets: log det S: [K].
     """
-    cholesky = _factor(covariances, packed)
-    residual = tf.where(observed, x - means[:, tf.newaxis], 0.0)  # [K, B, D]
-    picked = tf.einsum("bod,kbd->kbo", packed.select, residual)
-    beside = tf.gather(covariances, packed.index, axis=1)  # S_o,: [K, B, O, D]
-    beside = tf.where(packed.valid[..., tf.newaxis], beside, 0.0)
-    right = tf.concat([beside, picked[..., tf.newaxis]], -1)
+
+    means: tf.Tensor
+    covariances: tf.Tensor
+    precisions: tf.Tensor
+    log_dets: tf.Tensor
+
+
+def gaussians(means, covariances) -> Gaussians:
+    """Prepares Gaussians; means [K, D], covariances [K, D, D]."""
+    means, covariances = (tf.convert_to_tensor(v, tf.float64) for v in (means, covariances))
+    cholesky = tf.linalg.cholesky(covariances)
+    identity = tf.eye(tf.shape(means)[1], batch_shape=tf.shape(means)[:1], dtype=tf.float64)
+    log_dets = 2.0 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(cholesky)), -1)
+    precisions = tf.linalg.cholesky_solve(cholesky, identity)
+    return Gaussians(means, covariances, precisions, log_dets)
+
+
+def condition(given: Gaussians, x, observed) -> Conditional:
+    """What `solve` finds and the moments of hidden features, in fewer operations.
+
+    The solves are those of observed or of hidden features, of whichever there are fewer.
+
+    Args:
+      given: K Gaussians.
+      x: [B, D], finite everywhere.
+      observed: bool [B, D].
+    """
+    seen, hidden = pack(observed), pack(~observed)
+    fewer_hidden = tf.shape(hidden.index)[1] < tf.shape(seen.index)[1]
+    log_density, means, variances = tf.cond(
+        fewer_hidden,
+        lambda: _by_precision(given, x, observed, hidden),
+        lambda: _by_covariance(given, x, observed, seen, hidden),
+    )
+    return Conditional(log_density, means, variances, hidden)
+
+
+def _by_covariance(given, x, observed, seen, hidden):
+    """Solves with S_oo, as at the top of this file."""
+    means, covariances = given.means, given.covariances
+    cholesky = _factor(covariances, seen)
+    own = _residual(means, x, seen)
+    beside = _block(covariances, seen.index, hidden.index)  # S_oh: [K, B, O, H]
+    right = tf.concat([beside, own[..., tf.newaxis]], -1)
+    right = tf.where(seen.valid[..., tf.newaxis], right, 0.0)
     solved = tf.linalg.triangular_solve(cholesky, right)
-    explained, white = solved[..., :-1], solved[..., -1]  # L^-1 S_o,: and L^-1 r
+    explained, white = solved[..., :-1], solved[..., -1]  # L^-1 S_oh and L^-1 r
     moved = tf.linalg.matvec(explained, white, transpose_a=True)
-    diagonal = tf.linalg.diag_part(covariances)[:, tf.newaxis]
-    return Conditional(
+    diagonal = tf.gather(tf.linalg.diag_part(covariances), hidden.index, axis=1)
+    return (
         _log_density(cholesky, white, observed),
-        means[:, tf.newaxis] + moved,
+        tf.gather(means, hidden.index, axis=1) + moved,
         tf.maximum(diagonal - tf.reduce_sum(explained**2, 2), 0.0),
     )
 
 
-def _factor(covariances, packed):
-    """Cholesky factors of S_oo, with ones where a row is filled up: [K, B, O, O]."""
+def _by_precision(given, x, observed, hidden):
+    """Solves with P_hh = C C^T: r is 0 where hidden, u = (P r)_h.
+
+    E[x_h | x_o] = mu_h - P_hh^-1 u;  Cov[x_h | x_o] = P_hh^-1;
+    r_o^T S_oo^-1 r_o = r^T P r - |C^-1 u|^2;  log det S_oo = log det S + log det P_hh
+    """
+    cholesky = _factor(given.precisions, hidden)
+    residual = tf.where(observed, x - given.means[:, tf.newaxis], 0.0)  # [K, B, D]
+    pulled = tf.matmul(residual, given.precisions)
+    u = tf.einsum("kbd,bhd->kbh", pulled, hidden.select)
+    size = tf.shape(cholesky)
+    identity = tf.eye(size[-1], batch_shape=size[:2], dtype=tf.float64)
+    solved = tf.linalg.triangular_solve(
+        cholesky, tf.concat([identity, u[..., tf.newaxis]], -1)
+    )
+    root, white = solved[..., :-1], solved[..., -1]  # C^-1 and C^-1 u
+    squares = tf.reduce_sum(residual * pulled, -1) - tf.reduce_sum(white**2, -1)
+    log_det = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(cholesky)), -1)
+    log_det += 0.5 * given.log_dets[:, tf.newaxis]
+    count = tf.reduce_sum(tf.cast(observed, tf.float64), -1)
+    return (
+        -0.5 * (squares + count * LOG_2PI) - log_det,
+        tf.gather(given.means, hidden.index, axis=1)
+        - tf.linalg.matvec(root, white, transpose_a=True),
+        tf.reduce_sum(root**2, 2),
+    )
+
+
+def unpack(values, hidden: Packed) -> tf.Tensor:
+    """Packed [..., B, H] -> [..., B, D], 0 at features that are not hidden."""
+    return tf.einsum("...bh,bhd->...bd", values, hidden.select)
+
+
+def _factor(matrices, packed):
+    """Cholesky factors of packed parts, with ones where a row is filled up: [K, B, O, O]."""
     index, valid, _ = packed
-    size = tf.shape(covariances)[-1]
-    flat = index[:, :, tf.newaxis] * size + index[:, tf.newaxis]
-    flat_covariances = tf.reshape(covariances, [tf.shape(covariances)[0], size * size])
     both = valid[:, :, tf.newaxis] & valid[:, tf.newaxis]
     identity = tf.eye(tf.shape(index)[1], dtype=tf.float64)
-    return tf.linalg.cholesky(
-        tf.where(both, tf.gather(flat_covariances, flat, axis=1), identity)
-    )
+    return tf.linalg.cholesky(tf.where(both, _block(matrices, index, index), identity))
+
+
+def _block(matrices, rows, columns):
+    """Rows [B, O] and columns [B, H] of matrices [K, D, D]: [K, B, O, H]."""
+    size = tf.shape(matrices)[-1]
+    flat = tf.reshape(matrices, [tf.shape(matrices)[0], size * size])
+    at = rows[:, :, tf.newaxis] * size + columns[:, tf.newaxis]
+    return tf.gather(flat, at, axis=1)
+
+
+def _residual(means, x, packed):
+    """x_o - mu_o, packed, 0 where a row is filled up: [K, B, O]."""
+    own = tf.gather(x, packed.index, batch_dims=1) - tf.gather(means, packed.index, axis=1)
+    return tf.where(packed.valid, own, 0.0)
 
 
 def _log_density(cholesky, white, observed):

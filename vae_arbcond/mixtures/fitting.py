@@ -35,8 +35,8 @@ class Settings:
     levels: float = 1.0
     rate: float = 1.0
     weight: float = 1.0
-    loadings: float = 40.0
-    variances: float = 20.0
+    loadings: float = 10.0
+    variances: float = 5.0
     steps: int = 6
     first_steps: int = 30
 

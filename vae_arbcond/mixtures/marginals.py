@@ -214,30 +214,28 @@ def tabulate(marginals: Marginals) -> np.ndarray:
     return np.transpose(table, [2, 1, 0])
 
 
-def look_up(marginals: Marginals, table, means, scales) -> tf.Tensor:
-    """`expected_x`, clipped, from `tabulate`, linear between its points: [..., D].
+def look_up(marginals: Marginals, table, columns, means, scales) -> tf.Tensor:
+    """`expected_x`, clipped, from `tabulate`, linear between its points: [..., B, H].
 
     Args:
       marginals: of the D columns.
       table: [D, PLACES, SCALES].
-      means, scales: [..., D], float64; beyond the grid they count as its edge.
+      columns: int32 [B, H], which of the D columns each cell is of.
+      means, scales: [..., B, H], float64; beyond the grid they count as its edge.
     """
-    reach = float(KNOTS - 1) * marginals.step + 2 * MARGIN
-    at = (means - marginals.low + MARGIN) * ((PLACES - 1) / reach)
+    per_step = (PLACES - 1) / (float(KNOTS - 1) * marginals.step + 2 * MARGIN)
+    start = (MARGIN - marginals.low) * per_step
+    at = means * tf.gather(per_step, columns) + tf.gather(start, columns)
     at = tf.clip_by_value(at, 0.0, float(PLACES - 1))
     place = tf.minimum(tf.cast(at, tf.int32), PLACES - 2)
     wide = tf.minimum(scales * ((SCALES - 1) / WIDEST), float(SCALES - 1))
     level = tf.minimum(tf.cast(wide, tf.int32), SCALES - 2)
-    corner = (tf.range(tf.shape(means)[-1]) * PLACES + place) * SCALES + level
+    corner = (columns * PLACES + place) * SCALES + level
     flat = tf.reshape(table, [-1])
-    # The four corners of a cell side by side: one look-up instead of four.
-    last = tf.size(flat)
-    shifted = [tf.gather(flat, tf.minimum(tf.range(last) + i, last - 1)) for i in _CORNERS]
-    corners = tf.gather(tf.stack(shifted, -1), corner)  # [..., D, 4]
+    low, low_wide, high, high_wide = (tf.gather(flat, corner + i) for i in _CORNERS)
     a, b = at - tf.cast(place, tf.float64), wide - tf.cast(level, tf.float64)
-    narrow = corners[..., 0] + b * (corners[..., 1] - corners[..., 0])
-    broad = corners[..., 2] + b * (corners[..., 3] - corners[..., 2])
-    return narrow + a * (broad - narrow)
+    narrow = low + b * (low_wide - low)
+    return narrow + a * (high + b * (high_wide - high) - narrow)
 
 
 _CORNERS = (0, 1, SCALES, SCALES + 1)

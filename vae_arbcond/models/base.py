@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from vae_arbcond.distributions import LikelihoodHead
 from vae_arbcond.models.schedules import ConstantBeta
 from vae_arbcond.registry import dtype_policy
-from vae_arbcond.shapes import DataSpec
+from vae_arbcond.shapes import DataSpec, check_discrete
 
 tfd = tfp.distributions
 
@@ -41,6 +41,18 @@ class FitStage(NamedTuple):
 
     name: str
     fit: Callable[..., dict]
+
+
+class Player(NamedTuple):
+    """Who minimises which loss terms in a training step.
+
+    Attributes:
+      terms: names of loss terms; None for all of them.
+      variables: what it changes.
+    """
+
+    terms: tuple[str, ...] | None
+    variables: list
 
 
 class Trainable(keras.Model):
@@ -90,6 +102,24 @@ class Trainable(keras.Model):
         """Variables that `train_step` changes."""
         return self.trainable_variables
 
+    def players(self) -> list[Player]:
+        """Who minimises what: one player and the whole loss, but for adversarial methods.
+
+        Together they change `variables_to_train()`, in that order. They move at once: each
+        gradient is taken where the step before left the others.
+        """
+        return [Player(None, self.variables_to_train())]
+
+    def validation_terms(self, x, present, observed, seed) -> dict[str, tf.Tensor]:
+        """What a validation loss is the sum of, each [B]; the objective itself by default.
+
+        Override where the loss does not tell a better model from a worse one.
+
+        Args:
+          x, present, observed, seed: as for `loss_terms`.
+        """
+        return self(x, present, observed, seed=seed, step=None, training=False)
+
     def train_step(self, batch):
         """One optimiser step on (x, present, observed); returns the mean of each loss term.
 
@@ -103,15 +133,23 @@ class Trainable(keras.Model):
             tf.constant(self.train_seed, tf.int32), step
         )
         seed = tf.random.experimental.stateless_fold_in(seed, context.replica_id_in_sync_group)
-        variables = self.variables_to_train()
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        players = self.players()
+        variables = [variable for player in players for variable in player.variables]
+        several = len(players) > 1
+        with tf.GradientTape(persistent=several, watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
             terms = self(x, present, observed, seed=seed, step=step, training=True)
             means = {name: tf.reduce_mean(term) for name, term in terms.items()}
             total = tf.add_n(list(means.values()))
             # The optimiser sums gradients over replicas; each holds its share of the batch.
-            share = total / context.num_replicas_in_sync
-        gradients = tape.gradient(share, [v.value for v in variables])
+            shares = [
+                tf.add_n([means[name] for name in player.terms or means])
+                / context.num_replicas_in_sync
+                for player in players
+            ]
+        gradients = []
+        for player, share in zip(players, shares, strict=True):
+            gradients += tape.gradient(share, [v.value for v in player.variables])
         self.optimizer.apply(self._clip_together(gradients, context), variables)
         return {"loss": total, **means}
 
@@ -175,14 +213,34 @@ class Trainable(keras.Model):
         self.built = True  # There is no single call for Keras to trace the weights from.
 
     def check_data(self, x: np.ndarray, present: np.ndarray) -> None:
-        """Refuses training data [N, *F, *E] that a likelihood head gives no probability.
+        """Refuses training data [N, *F, *E]: levels and counts that are none, and what a
+        likelihood head gives no probability.
 
         Raises:
-          ValueError: names the head and a value.
+          ValueError: names the column, or the head, and a value.
         """
+        check_discrete(tf.constant(x), tf.constant(present), "present", self.spec)
         for layer in self._flatten_layers():
             if isinstance(layer, LikelihoodHead):
                 layer.check_values(x[present])
+
+    def adapt(self, x: np.ndarray, present: np.ndarray) -> None:
+        """Keeps what a method needs to know of the training rows [N, *F, *E] before it trains.
+
+        A pure function of the rows, as weights that are not trained: a resumed training calls
+        it again.
+        """
+
+    def check_training_mask(self, present: np.ndarray, observed: np.ndarray, name: str):
+        """Refuses masks [N, *F] from which nothing can be learnt; by default none.
+
+        Args:
+          present, observed: of some training rows.
+          name: of the mask generator, for the message.
+
+        Raises:
+          ValueError: says what to do.
+        """
 
     def dry_run(self, x, seen) -> None:
         """Calls whatever creates weights that `loss_terms` alone does not create."""

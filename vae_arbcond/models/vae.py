@@ -63,7 +63,10 @@ class VAE(LatentVariableModel):
         return self.likelihood_head(fold_batch(self.decoder, z))
 
     def elbo(self, x, present, seed, beta=1.0, posterior=None):
-        """The evidence lower bound (Kingma and Welling, Eq. 3), one sample of z. [B], nats."""
+        """The evidence lower bound (Kingma and Welling, Eq. 3; VAEAC, Eq. 1). [B], nats.
+
+        One reparameterised sample of z.
+        """
         q = self.posterior(x, present) if posterior is None else posterior
         if q.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
             raise ValueError(

@@ -65,7 +65,7 @@ class CholeskyTest(GaussianOracleContract, LatentConditionerContract, tf.test.Te
 
     @classmethod
     def make(cls):
-        return adaptive(oracle(), GaussianFamily(True), FirstOrder(num_steps=100))
+        return adaptive(oracle(), GaussianFamily(True), FirstOrder(num_steps=200))
 
 
 class FlowTest(LatentConditionerContract, tf.test.TestCase):

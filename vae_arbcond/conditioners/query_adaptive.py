@@ -92,11 +92,11 @@ class AmortisedStart:
 
 @register
 class QueryAdaptive(LatentConditioner):
-    """q(z) of a family, fitted to each query by maximising a bound on log p(x_o) (QAVI, Eq. 8).
+    """q(z) of a family, fitted to each query by maximising a bound on log p(x_o): QAVI, Eq. 8.
 
     All queries of a batch are optimised together, each with parameters, optimiser state and
     stopping of its own. The optimisation is a pure function of the query: its noise comes from
-    `noise_seed`, so an answer depends neither on the neighbours nor on the seed of the draws. A
+    `noise_seed`, so q(z) depends neither on the neighbours nor on the seed of the draws. A
     query without anything observed is not optimised: its q(z) is the start at the prior.
 
     There is nothing to train besides the model.
@@ -201,8 +201,9 @@ class QueryAdaptive(LatentConditioner):
         return self.minimizer.maximise(problem, start, search_seed, nothing, compact)
 
     def bound(self, parameters, rows, seed, exact=False):
-        """E_q[log p(x_o | z)] - beta KL(q(z) || p(z)): QAVI, Eq. 8; with beta = 1 the C-ELBO of
-        conditional prior networks (Eq. 5, Theorem 2).
+        """E_q[log p(x_o | z)] - beta KL(q(z) || p(z)): QAVI, Eq. 8.
+
+        With beta = 1 the C-ELBO of conditional prior networks (Eq. 5, Theorem 2).
 
         Args:
           parameters: of the family, nest of [B, ...].
@@ -256,7 +257,7 @@ def check_latent(model) -> None:
     if not (real and isinstance(shape, tf.TensorShape) and shape.rank == 1):
         raise TypeError(
             f"Query-adaptive inference moves a vector of real numbers, but the z of this "
-            f"{type(model).__name__} is not one (its prior draws {getattr(prior, 'dtype', '?')} "
-            f"of shape {shape}). For latents that are discrete, hierarchical or pairs use "
+            f"{type(model).__name__} is not one (its prior draws "
+            f"{getattr(prior, 'dtype', '?')} of shape {shape}). For latents that are discrete, hierarchical or pairs use "
             f"PosteriorMatching around the model, or its closed form where it has one."
         )

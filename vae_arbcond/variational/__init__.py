@@ -1,6 +1,6 @@
 """Variational families with parameters of their own for each query, and how these are found.
 
-A family is a class of distributions q(z), tuned to one question at a time and not by a network:
+A family is a class of distributions q(z), tuned to one question at a time, not by a network:
 its parameters are tensors whose first axis is the queries of a batch. `families.py` has
 Gaussians and mixtures, `flows.py` maps of Gaussian noise, `optimisers.py` the loops.
 """

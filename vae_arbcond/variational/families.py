@@ -133,7 +133,7 @@ class GaussianParameters(NamedTuple):
 class GaussianFamily(Family):
     """One Gaussian a query: diagonal, or full with a triangular scale (GVI).
 
-    W of Eq. 7 of conditional prior networks is lower triangular with a positive diagonal: every
+    W of conditional prior networks' Eq. 7 is lower triangular with a positive diagonal: every
     covariance has one such W, and its determinant is a product that cannot be 0 or negative.
 
     Args:

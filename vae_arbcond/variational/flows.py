@@ -127,7 +127,7 @@ class PlanarParameters(NamedTuple):
 
 @register
 class PlanarFamily(_FlowFamily):
-    """Planar flows h + u tanh(w h + b) of a diagonal Gaussian (conditional prior networks, Eq. 8).
+    """Planar flows h + u tanh(w h + b) of a Gaussian (conditional prior networks, Eq. 8).
 
     u is corrected so that every map is invertible; Eq. 9 sums their log-determinants.
 

@@ -342,9 +342,9 @@ _RULES = {"adam": _Adam(), "rmsprop": _RmsProp(), "adadelta": _Adadelta(), "sgd"
 
 @register
 class LBFGS:
-    """Quasi-Newton steps on fixed noise, by `tfp.optimizer.lbfgs_minimize`, all queries at once.
+    """Quasi-Newton steps on fixed noise for all queries at once, by `tfp.optimizer`.
 
-    The choice of conditional prior networks: with the noise drawn once the bound is an ordinary
+    What conditional prior networks chose: with the noise drawn once the bound is an ordinary
     function of the parameters. Few samples can be fitted too well; take some hundred.
 
     Args:

@@ -8,8 +8,9 @@ The second tries these numbers of factor analysers alone, which takes less time;
 measures no table and only such speeds as have that word in their name.
 
 Numeric tables follow ../shared/tools/tabular_protocol.py (splits, masks, scoring), seeds 0, 1
-and 2: the mean over features of the RMSE of hidden test cells, in standard deviations. Which
-family and how many components is decided by the out-of-fold score of training rows alone.
+and 2: the mean over features of the RMSE of hidden test cells, in standard deviations. How
+many components is decided by the out-of-fold log score of training rows, which family by their
+out-of-fold error; with --factors the family is given, and the numbers of components to try.
 Categorical tables are split and masked in the same way: PFC is the mean over features of the
 share of hidden test cells that are wrong. Log scores are nats a hidden test cell, of
 standardised columns with 50 or more distinct values (20 or 2 where there are none). What is
@@ -90,11 +91,11 @@ def numeric(name, seed, factors):
     if factors:
         made = GaussianMixtureConditioner(tuple(factors), num_factors=12, num_steps=20)
         told = made.create_variables(spec).fit_rows(x, present)
-        fits = [floor.Fitted("factors", made, told, 0.0)]
+        fits = [floor.Fitted("factors", made, told, 0.0, 0.0)]
     else:
         fits = floor.fit_candidates(x, present, spec)
     scored = {"seconds": time.time() - started}
-    chosen = max(range(len(fits)), key=lambda i: fits[i].score)
+    chosen = fits.index(floor.best(fits))
     for label, method in (
         ("em_gaussian", plain),
         *((fit.label, fit.conditioner) for fit in fits),
@@ -297,10 +298,12 @@ def averages(found):
     lines = [
         "# Closed forms on tables",
         "",
-        f"`{found['command']}`, seeds from 0 (how many splits: in the row), on",
-        f"{found['hardware']}. JSON: what was tried.",
+        f"`{found['command']}`, with `--tables` and `--seeds` as the rows say, on",
+        f"{found['hardware']}.",
         "NRMSE: lower is better; the ratio is to the wanted figure. Log score: nats a hidden",
-        "cell, higher is better. What is chosen is chosen by the out-of-fold score.",
+        "cell, higher is better. How many components is chosen by the out-of-fold log score,",
+        "the family by the out-of-fold error of training rows; where the family was given",
+        "(`--factors`), the row says which numbers of components were tried.",
         "",
         "| table | chosen | NRMSE | wanted | ratio | EM Gaussian | log score | of EM | s |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -313,6 +316,9 @@ def averages(found):
         scores = [row["log_score"] for row in chosen]
         plain_scores = [row["em_gaussian"]["log_score"] for row in rows]
         labels = "/".join(sorted({row["chosen"] for row in rows}))
+        given = {n for row in rows for n in row.get("tried", ()) if not isinstance(n, str)}
+        if given:
+            labels += " (given; K of " + ", ".join(map(str, sorted(given))) + ")"
         lines.append(
             f"| {name} ({len(rows)} splits) | {labels} | {nrmse:.3f} | {WANTED[name]:.3f} | "
             f"{nrmse / WANTED[name]:.3f} | {plain:.3f} | {np.mean(scores):.3f} | "
@@ -320,7 +326,7 @@ def averages(found):
         )
     lines += [
         "",
-        "| table | PFC, levels | wanted | PFC, latent Gaussian | log scores | s |",
+        "| table | PFC, levels | wanted | PFC, indicators in a Gaussian | log scores | s |",
         "|---|---|---|---|---|---|",
     ]
     for name, runs in found["categorical"].items():

@@ -197,7 +197,9 @@ def markdown(found):
             cells = []
             for label, paper in zip(VARIANTS, PAPER[name], strict=True):
                 values = [run[label][reading] for run in runs_of.values()]
-                ours = f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else "-"
+                ours = f"{np.mean(values):.3f}" if values else "-"
+                if len(values) > 1:
+                    ours += f" ± {np.std(values, ddof=1):.3f}"
                 cells.append(f"{ours} ({paper})")
             lines.append(f"| {name}, {len(runs_of)} of 5 splits | " + " | ".join(cells) + " |")
     seconds = [

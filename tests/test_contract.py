@@ -295,6 +295,23 @@ class SortedUniversalMarginalizerTest(UniversalMarginalizerTest):
     options: ClassVar = {"random_order": False, "order": (3, 0, 1, 4, 2)}
 
 
+class UniversalMarginalizerOnImagesTest(UniversalMarginalizerTest):
+    """Binary images, convolutions over patches, and the chain rule's own objective."""
+
+    binary = True
+
+    @classmethod
+    def make(cls):
+        keras.utils.set_random_seed(0)
+        network = skip_networks.SkipNetwork(
+            skip_networks.SkipConvEncoder((4, 4), patch=2),
+            skip_networks.SkipConvDecoder((4, 4), patch=2),
+            size=8,
+        )
+        made = UniversalMarginalizer(network, Bernoulli(per_feature=True), objective="chain")
+        return made.create_variables(DataSpec((4, 3)))
+
+
 class PosteriorMatchingWithMadeMixtureTest(
     LatentConditionerContract, TrainableContract, tf.test.TestCase
 ):

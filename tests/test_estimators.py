@@ -22,6 +22,14 @@ def gaussian_weights(shift, num_samples, rows, seed=0):
     return np.float32(weights), np.float32(normal(0.5, z, 1.0))
 
 
+def test_what_is_known_exactly_has_no_error_and_all_of_its_samples():
+    estimate = estimators.exact(tf.constant([-1.5, 2.0]), tf.constant(7))
+    np.testing.assert_array_equal(estimate.value, [-1.5, 2.0])
+    np.testing.assert_array_equal(estimate.ess, [7.0, 7.0])
+    for nothing in (estimate.stderr, estimate.pareto_k, estimate.non_finite):
+        np.testing.assert_array_equal(nothing, [0.0, 0.0])
+
+
 # p(z | y = 1) = N(0.5, 0.5), so p(t | y) = N(0.5, 1.5) and p(y) = N(0, 2).
 LOG_P_TARGET = stats.norm.logpdf(0.5, 0.5, np.sqrt(1.5))
 LOG_P_Y = stats.norm.logpdf(1.0, 0.0, np.sqrt(2.0))

@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from vae_arbcond import config, evaluation, models, runs, training
-from vae_arbcond.data.density_tables import TABLES
+from vae_arbcond.data.density_tables import TABLES, sha256_of
 
 FOLDER = config.resource_dir("gin")
 EXPERIMENTS = sorted(p.relative_to(FOLDER) for p in FOLDER.glob("experiments/*.gin"))
@@ -23,6 +23,13 @@ SMALL = [
     *("make_splits.test_fraction = 0.02", "make_splits.valid_fraction = 0.02"),
     *("train.batch_size = 16", "train.validation_samples = 20"),
 ]
+# Images are made as small, of data that take half a minute to build.
+SMALL_IMAGES = [
+    *("tfds_images.max_train_rows = 64", "tfds_images.max_valid_rows = 8"),
+    *("tfds_images.max_test_rows = 2", "tfds_images.size = (8, 8)", "FILTERS = (4, 4)"),
+]
+SMALL_DECODER = "DECODER_FILTERS = (4, 4)"
+IMAGES = [p for p in EXPERIMENTS if "tfds_images.files_dir" in (FOLDER / p).read_text()]
 # Table 3 of the paper and its text: batch, latent, blocks, layer norm, steps, period, delay.
 TABLE_3 = {
     "power": (512, 16, 2, False, 200_000, 50_000, 1_000),
@@ -70,7 +77,33 @@ def test_an_experiment_on_files_got_by_hand_has_the_papers_numbers(name):
     assert gin.query_parameter("adam.decay_steps") == (1000 if name == "miniboone" else 5000)
 
 
-@pytest.mark.parametrize("experiment", [p for p in EXPERIMENTS if p not in BY_HAND], ids=str)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Where TFDS builds what the experiments on images share."""
+    return tmp_path_factory.mktemp("built")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", IMAGES, ids=str)
+def test_an_experiment_on_images_trains_evaluates_and_states_its_command(
+    experiment, tmp_path, built
+):
+    text = (FOLDER / experiment).read_text()
+    assert f"--gin_file={experiment}" in text
+    files = FOLDER.parent / re.search(r"tfds_images.files_dir = '(.+)'", text)[1]
+    if not files.is_dir():
+        pytest.skip(f"needs {files}")
+    # The archives may have been packed anew.
+    sums = {path.name: sha256_of(path) for path in (files / "omniglot").glob("*.zip")}
+    small = SMALL_IMAGES if "um_" in str(experiment) else [*SMALL_IMAGES, SMALL_DECODER]
+    small = [*small, f"tfds_images.checksums = {sums}"] if "omniglot" in text else small
+    params = [*SHORT, *small, f'tfds_images.files_dir = "{files}"']
+    check(experiment, [*params, f'tfds_images.data_dir = "{built}"'], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "experiment", [p for p in EXPERIMENTS if p not in [*BY_HAND, *IMAGES]], ids=str
+)
 def test_an_experiment_trains_evaluates_and_states_its_command(experiment, tmp_path):
     text = (FOLDER / experiment).read_text()
     assert f"--gin_file={experiment}" in text
@@ -89,6 +122,11 @@ def test_an_experiment_trains_evaluates_and_states_its_command(experiment, tmp_p
         rows = "".join(f"{i % 7},{'' if i % 5 else i},{'uv'[i % 2]}\n" for i in range(80))
         table.write_text(f"a,b,c\n{rows}")
         params.append(f'table_file.path = "{table}"')
+    check(experiment, params, tmp_path)
+
+
+def check(experiment, params, tmp_path):
+    """Trains a little, evaluates, and compares the configuration with what was saved."""
     config.load([str(experiment)], params)
     result = training.train(run_dir=str(tmp_path / "run"), config_text=config.full_config())
     report = evaluation.evaluate(conditioner=result.conditioner)

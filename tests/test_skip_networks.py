@@ -11,6 +11,7 @@ from vae_arbcond.skip_networks import (
     SkipConvEncoder,
     SkipMlpDecoder,
     SkipMlpEncoder,
+    SkipNetwork,
 )
 
 
@@ -56,11 +57,12 @@ def networks(kind):
         return LayeredEncoder((9, 5)), LayeredDecoder((5, 9)), noise(4, 3)
     if kind == "plain":
         return LayeredEncoder((9, 5)), LayeredDecoder((7, 6, 5), skips=False), noise(4, 3)
-    sizes = (3, 5, 7)
-    return SkipConvEncoder(sizes), SkipConvDecoder(sizes), noise(4, 9, 6, 2)
+    sizes, patch = (4, 5, 7), 1 + (kind == "patches")
+    encoder, decoder = SkipConvEncoder(sizes, patch=patch), SkipConvDecoder(sizes, patch=patch)
+    return encoder, decoder, noise(4, 9, 6, 2)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "layered", "plain", "conv"])
+@pytest.mark.parametrize("kind", ["mlp", "layered", "plain", "conv", "patches"])
 def test_samples_of_a_row_are_decoded_as_if_it_were_alone(kind):
     encoder, decoder, x = networks(kind)
     _, states = encoder(x)
@@ -75,17 +77,51 @@ def test_samples_of_a_row_are_decoded_as_if_it_were_alone(kind):
     np.testing.assert_allclose(one, together[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("size", [(28, 28), (9, 6), (128, 128), (5, 1)])
-def test_images_of_any_size_come_back_at_that_size(size):
-    filters = (4, 4, 4, 4, 4)
-    encoder, decoder = SkipConvEncoder(filters), SkipConvDecoder(filters)
+def test_images_of_any_size_come_back_at_that_size(size, patch):
+    filters = (4 * patch**2, 4, 4, 4, 4)
+    encoder = SkipConvEncoder(filters, patch=patch)
+    decoder = SkipConvDecoder(filters, patch=patch)
     h, states = encoder(noise(2, *size, 3))
     assert h.shape[0] == 2 and h.shape.rank == 2
     out = decoder(noise(3, 2, 2), decoder.prepare(states))
     assert out.shape == (3, 2, *size, 4 + 3)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "layered", "plain", "conv"])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_z_may_mean_something_else_at_every_place(patch):
+    encoder = SkipConvEncoder((4, 4), patch=patch)
+    decoder = SkipConvDecoder((4, 4), patch=patch)
+    _, states = encoder(tf.zeros([1, 32, 32, 1]))
+    out = decoder(tf.ones([1, 2]), decoder.prepare(states))
+    # Far from the edges, whose zeros tell places apart in any convolution.
+    middle = out[0, 12:20, 12:20, 0].numpy()
+    assert np.abs(middle[::4, ::4] - middle[0, 0]).max() > 1e-3
+
+
+def test_a_patch_is_the_pixels_side_by_side():
+    encoder = SkipConvEncoder((4,), patch=2)
+    x = noise(1, 4, 4, 3)
+    encoder(x)
+    assert encoder.enter[0].kernel.shape[2] == 3 * 4
+    # The input itself is among the states, pixel by pixel.
+    np.testing.assert_array_equal(encoder(x)[1][0], x)
+
+
+def test_a_network_without_draws_sees_far_and_near():
+    filters = (4, 4)
+    network = SkipNetwork(SkipConvEncoder(filters), SkipConvDecoder(filters), 8)
+    x = noise(2, 12, 10, 2)
+    assert network(x).shape == (2, 12, 10, 4 + 2)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        corner = tf.reduce_sum(network(x)[:, 0, 0])
+    # Every pixel of the image, through the layer in the middle, reaches the corner.
+    assert (np.abs(tape.gradient(corner, x)).max((0, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["mlp", "layered", "plain", "conv", "patches"])
 def test_gradients_reach_every_weight(kind):
     encoder, decoder, x = networks(kind)
     z = noise(4, 2, seed=4)
@@ -128,3 +164,7 @@ def test_networks_that_do_not_fit_are_refused():
         LayeredEncoder((4, 0))
     with pytest.raises(ValueError, match=r"has 2 stages, but .* has 3"):
         SkipConvDecoder((2, 2)).prepare(SkipConvEncoder((2, 2, 2))(noise(1, 8, 8, 1))[1])
+    with pytest.raises(ValueError, match="give at least 4"):
+        SkipConvDecoder((2, 2), patch=2)
+    with pytest.raises(ValueError, match=r"patch must be a whole number"):
+        SkipConvEncoder((2, 2), patch=0)

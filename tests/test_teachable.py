@@ -105,6 +105,11 @@ def test_a_training_mask_that_hides_nothing_is_refused(tmp_path, method):
         train(tmp_path, method, splits(), mask=1.0)
 
 
+def test_gain_refuses_a_training_mask_that_shows_nothing():
+    with pytest.raises(ValueError, match=r"BernoulliMask.* hides all that is present"):
+        teachable.check_mask(METHODS["GAIN"](), splits().train, BernoulliMask(0.0), 0)
+
+
 def test_a_mask_that_seldom_hides_something_is_let_pass():
     # 8 x 24 x 4 cells, each hidden with probability 0.05: none in e-39 of all seeds.
     mask, data = BernoulliMask(0.95), splits().train

@@ -220,6 +220,12 @@ def test_a_validation_that_hides_nothing_is_refused(tmp_path):
         train(tmp_path / "run", validation_mask=BernoulliMask(1.0))
 
 
+def test_without_validation_samples_the_loss_decides(tmp_path):
+    result = train(tmp_path / "run", validation_samples=0, num_steps=20)
+    stage = result.metrics["stages"]["training"]
+    assert "val_log_likelihood" not in str(stage) and "val_loss" in str(stage)
+
+
 def test_without_validation_rows_the_last_weights_are_kept(tmp_path):
     source = Source("toy", table().train.raw)
     data = make_splits(source, valid_fraction=0.0, seed=0)
@@ -379,6 +385,6 @@ def test_a_stage_may_be_a_fit_and_leaves_a_run_like_any_other(tmp_path, capsys):
 def test_a_fit_that_is_refused_leaves_no_run_behind(tmp_path):
     splits = table()
     nothing = dataclasses.replace(splits.train, present=np.zeros_like(splits.train.present))
-    with pytest.raises(ValueError, match="has a value, so there is nothing to fit"):
+    with pytest.raises(ValueError, match="so there is nothing to learn from"):
         train(tmp_path / "run", closed_form(), data=splits._replace(train=nothing))
     assert not (tmp_path / "run").exists()

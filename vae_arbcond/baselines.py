@@ -25,7 +25,7 @@ from vae_arbcond.shapes import DataSpec
 NAMES = ("mice", "missforest", "marginals")
 ROUNDS = 10  # of MICE over the columns; scikit-learn's default
 FOREST_ROUNDS = 5  # the same for forests, which are slow and settle sooner
-VOTES = 10  # of draws, for the one answer of MissForest to a column with levels
+CANDIDATES = 5  # similar rows of which one lends its number, in tables with levels
 TREES = 100  # a forest; that of MissForest's R package
 
 
@@ -147,13 +147,13 @@ def naive_bayes_log_likelihood(train_x, train_present, x, target) -> np.ndarray:
 
 def _mice(table, spec, seed):
     if any(spec.levels or ()):
-        return _miceforest(table, spec, 1, seed)
+        return _miceforest(table, spec, CANDIDATES, seed)
     return _chained(table, spec, seed, BayesianRidge(), ROUNDS, sample_posterior=True)
 
 
 def _missforest(table, spec, seed):
     if any(spec.levels or ()):
-        return _miceforest(table, spec, VOTES, seed)
+        return _miceforest(table, spec, 0, seed)
     forest = RandomForestRegressor(TREES, max_features="sqrt", random_state=seed)
     return _chained(table, spec, seed, forest, FOREST_ROUNDS)
 
@@ -185,11 +185,12 @@ def _chained(table, spec, seed, learner, rounds, sample_posterior=False):
     return draw
 
 
-def _miceforest(table, spec, votes, seed):
-    """Chained LightGBM forests, a level drawn by its probability.
+def _miceforest(table, spec, candidates, seed):
+    """Chained LightGBM forests.
 
-    Where several draws vote, their winner is the one answer. Values of similar rows instead of
-    draws (predictive mean matching) fail in miceforest where a forest is certain of a level.
+    With `candidates` a level is drawn by its probability and a number is that of a similar row
+    (predictive mean matching; for levels it fails where a forest is certain of one). Without,
+    both are what the forest predicts, and there is one answer, as MissForest has.
     """
     if importlib.util.find_spec("miceforest") is None:
         raise ImportError(
@@ -198,6 +199,8 @@ def _miceforest(table, spec, votes, seed):
         )
     import miceforest
 
+    levels = spec.levels or (0,) * spec.num_features
+    counts = np.array(spec.counts or (0.0,) * spec.num_features) > 0
     # A column of a single value needs no learner, and LightGBM has none for it.
     known = [d for d in range(table.shape[1]) if len(np.unique(_present(table[:, d]))) > 1]
     only = np.array(
@@ -209,14 +212,15 @@ def _miceforest(table, spec, votes, seed):
         kernel = miceforest.ImputationKernel(
             _frame(table[:, known], known, spec),
             variable_schema=[str(d) for d in known],  # Those without gaps get a learner, too.
-            mean_match_candidates=0,
+            mean_match_candidates=candidates,
+            mean_match_strategy={str(d): "fast" if levels[d] else "normal" for d in known},
             random_state=seed % 2**32,
         )
         kernel.mice(FOREST_ROUNDS, num_threads=1, **_SMALL)
 
     def draw(rows, num_samples, seed):
         new = _frame(rows[:, known], known, spec)
-        count = votes if votes > 1 else num_samples
+        count = num_samples if candidates else 1
         draws = np.broadcast_to(only, (count, *rows.shape)).copy()
         # Where values start is drawn from one, which rows are matched from the other.
         random = kernel._random_state = np.random.RandomState(seed % 2**32)
@@ -225,7 +229,7 @@ def _miceforest(table, spec, votes, seed):
             # Without `iteration` version 6.0.5 fails on rows some of whose columns are whole.
             whole = done.complete_data(0, iteration=FOREST_ROUNDS)
             draws[i][:, known] = whole.to_numpy(float)
-        return draws if votes == 1 else completion(draws, spec)[np.newaxis]
+        return np.where(counts, np.maximum(np.rint(draws), 0.0), draws)
 
     return draw
 

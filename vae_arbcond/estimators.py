@@ -37,6 +37,18 @@ class Estimate(NamedTuple):
     non_finite: tf.Tensor
 
 
+def exact(value: tf.Tensor, num_samples) -> Estimate:
+    """What is known in closed form: no samples, so no error, and no weights to have a tail.
+
+    Args:
+      value: [B], nats.
+      num_samples: S that was asked for: all of them are effective.
+    """
+    nothing = tf.zeros_like(value)
+    samples = nothing + tf.cast(num_samples, value.dtype)
+    return Estimate(value, nothing, samples, nothing, nothing)
+
+
 def corrected_predictive(log_weights: tf.Tensor, log_p_target: tf.Tensor) -> Estimate:
     """log p(x_t | x_o) ~ log sum_s w_s p(x_t | z_s), w_s self-normalised: the default.
 

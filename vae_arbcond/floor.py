@@ -1,5 +1,6 @@
 """The floor: the best closed form of a table, which every other method should beat."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +25,14 @@ class Fitted(NamedTuple):
       conditioner: ready to answer.
       told: what its fit told.
       score: its best out-of-fold log score, nats of g a hidden cell.
+      error: its out-of-fold mean square of completed real cells, in g; NaN without any.
     """
 
     label: str
     conditioner: GaussianMixtureConditioner
     told: dict
     score: float
+    error: float
 
 
 def candidates(spec: DataSpec, quick: bool = False) -> dict[str, GaussianMixtureConditioner]:
@@ -76,12 +79,24 @@ def fit_candidates(
         conditioner.create_variables(spec)
         told = conditioner.fit_rows(x, present, seed)
         scores = [value for name, value in told.items() if name.startswith("score_")]
-        fits.append(Fitted(label, conditioner, told, max(scores, default=0.0)))
+        error = told.get("error", float("nan"))
+        fits.append(Fitted(label, conditioner, told, max(scores, default=0.0), error))
     return fits
 
 
+def best(fits: Sequence[Fitted]) -> Fitted:
+    """The fit with the least out-of-fold error of completions; by log score without any.
+
+    A floor is first of all a completion that is hard to beat. Factor analysers may have the
+    better density and the worse completions: on breast_wdbc they do.
+    """
+    if any(np.isnan(fit.error) for fit in fits):
+        return max(fits, key=lambda fit: fit.score)
+    return min(fits, key=lambda fit: fit.error)
+
+
 def fit_floor(train: Dataset, seed: int = 0) -> GaussianMixtureConditioner:
-    """The quick candidate with the best out-of-fold log score.
+    """The quick candidate that is `best` out of fold.
 
     Args:
       train: training rows of a table; of more than `QUICK_ROWS` a random part is used.
@@ -95,4 +110,4 @@ def fit_floor(train: Dataset, seed: int = 0) -> GaussianMixtureConditioner:
         chosen = np.random.default_rng(seed).permutation(len(x))[:QUICK_ROWS]
         x, present = x[chosen], present[chosen]
     fits = fit_candidates(x, present, train.spec, seed, quick=True)
-    return max(fits, key=lambda fit: fit.score).conditioner
+    return best(fits).conditioner

@@ -30,6 +30,34 @@ def inpainting_grid(x, observed, completions, scale: int = 4, gap: int = 1) -> n
     return np.repeat(np.repeat(grid, scale, axis=0), scale, axis=1).astype(np.float32)
 
 
+def inpainting_sheet(x, observed, draws, scale: int = 3, gap: int = 2) -> np.ndarray:
+    """One row an image, as VAEAC's figures have them: input with grey gaps, draws, truth.
+
+    Args:
+      x: [B, H, W], values in [0, 1].
+      observed: bool [B, H, W].
+      draws: [S, B, H, W], or another method's completions.
+      scale: size of a pixel.
+      gap: light pixels between images, before scaling; three times as many between the parts.
+
+    Returns:
+      float32 [height, width] in [0, 1].
+    """
+    x = np.asarray(x, np.float32)
+    seen = np.where(observed, x, 0.5)
+    columns = [seen, None, *np.asarray(draws), None, x]
+    empty = np.zeros([*x.shape[:2], 0], np.float32)
+    tiles = []
+    for column in columns:
+        spare = 2 * gap if column is None else gap
+        around = [(0, 0), (0, gap), (0, spare)]
+        tile = np.pad(empty if column is None else column, around, constant_values=0.75)
+        tiles.append(np.concatenate(list(tile), 0))
+    page = np.pad(np.concatenate(tiles, 1), [(gap, 0), (gap, 0)], constant_values=0.75)
+    page = np.clip(np.nan_to_num(page, nan=0.0), 0.0, 1.0)
+    return page.repeat(scale, 0).repeat(scale, 1).astype(np.float32)
+
+
 def mask_row(observed, scale: int = 1, gap: int = 4) -> np.ndarray:
     """Masks side by side: what is observed white, what is hidden in colour, grey between them.
 

@@ -53,7 +53,12 @@ def check_mask(trainable: Trainable, train: Dataset, mask, seed: int) -> None:
     Raises:
       ValueError: the method can learn nothing from them.
     """
-    rows = np.arange(TRIES * min(len(train), ROWS)) % min(len(train), TRIES * ROWS)
-    x, present = tf.constant(train.x[rows]), tf.constant(train.present[rows])
-    observed = mask(x, present, tf.constant([seed, 0], tf.int32)) & present
-    trainable.check_training_mask(present.numpy(), observed.numpy(), str(mask))
+    size = min(len(train), ROWS)
+    masks = []
+    for i in range(TRIES):  # Not all at once: rows may be large images.
+        rows = np.arange(i * size, (i + 1) * size) % len(train)
+        x, present = tf.constant(train.x[rows]), tf.constant(train.present[rows])
+        observed = mask(x, present, tf.constant([seed, i], tf.int32)) & present
+        masks.append((train.present[rows], observed.numpy()))
+    present, observed = (np.concatenate(part) for part in zip(*masks, strict=True))
+    trainable.check_training_mask(present, observed, str(mask))

@@ -83,7 +83,8 @@ def train(
       optimizer: called for each stage with its number of steps.
       validate_every: steps between validations; also the epochs of the progress bar.
       validation_mask: mask generator for validation, drawn once; None takes `mask`.
-      validation_samples: samples of z for the validation log-likelihood.
+      validation_samples: samples of z for the validation log-likelihood. 0 looks at the loss
+        alone, for methods whose likelihood takes long.
       patience: validations without improvement after which a stage stops; None never stops.
       keep_best: True keeps the weights of the best validation; False the last ones, and no
         stage stops early (the way of papers that train for a number of steps).
@@ -103,7 +104,7 @@ def train(
         ("batch_size", batch_size, 1),
         ("num_steps", num_steps, 1),
         ("validate_every", validate_every, 1),
-        ("validation_samples", validation_samples, 1),
+        ("validation_samples", validation_samples, 0),
         ("patience", 1 if patience is None else patience, 1),
         ("seed", seed, 0),
     ):
@@ -471,7 +472,7 @@ class _Validation:
         self.trainable, self.num_samples = trainable, num_samples
         self.x, self.present = tf.constant(data.x), tf.constant(data.present)
         self.has_rows = len(data) > 0
-        self.has_density = isinstance(trainable, DensityConditioner)
+        self.has_density = isinstance(trainable, DensityConditioner) and num_samples > 0
         # Far from the seeds of training, which count up from 1.
         seeds = tfp.random.split_seed(tf.constant([seed, 1_000_000], tf.int32), n=3)
         mask_seed, self.loss_seed, self.seed = tf.unstack(seeds, 3)

@@ -1,5 +1,7 @@
 """The closed-form mixture: contract, exactness, bad tables, answers beyond the interface."""
 
+import unittest.mock
+
 import keras
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ from oracles import LinearGaussian, gaussian_conditional
 
 from vae_arbcond import serving
 from vae_arbcond.conditioners import GaussianMixtureConditioner
-from vae_arbcond.mixtures import marginals
+from vae_arbcond.mixtures import marginals, search
 from vae_arbcond.mixtures.em import Mixture
 from vae_arbcond.schema import TableSchema
 from vae_arbcond.shapes import DataSpec
@@ -22,7 +24,8 @@ def identity_marginals(size):
     """g = x."""
     knots = np.repeat(np.linspace(-8.0, 8.0, marginals.KNOTS)[np.newaxis], size, 0)
     step = np.full(size, 16.0 / (marginals.KNOTS - 1))
-    return marginals.Marginals(np.full(size, -8.0), step, knots, np.ones(size))
+    far = np.full(size, 1e6)  # No clipping.
+    return marginals.Marginals(np.full(size, -8.0), step, knots, np.ones(size), -far, far)
 
 
 def mixture(components, size, seed=0):
@@ -104,11 +107,11 @@ class FittedMixtureTest(DensityConditionerContract, tf.test.TestCase):
     """Fitted to a mixed table with gaps: search, bag, every kind of column."""
 
     @classmethod
-    def make(cls):
+    def make(cls, seed=3):
         x = mixed_table(150)
         made = GaussianMixtureConditioner(components=(1, 2), folds=2)
         made.create_variables(MIXED)
-        made.fit_rows(x, gaps(x.shape), seed=3)
+        made.fit_rows(x, gaps(x.shape), seed=seed)
         return made
 
     def inputs(self):
@@ -168,7 +171,7 @@ class FittedMixtureTest(DensityConditionerContract, tf.test.TestCase):
             # The density jumps at 256 knots, half a cell of the grid each: 1e-3.
             self.assertAllClose(density.sum() * width, 1.0, atol=2e-3)
             mean = (grid * density).sum() * width
-            # Nine nodes through a piecewise linear inverse: measured 4e-3.
+            # Nodes through a piecewise linear inverse: measured 4e-3.
             self.assertAllClose(moments.mean[row, 0], mean, atol=0.02)
             below = np.cumsum(density) * width
             at = np.interp(quantiles[:, row, 0], grid, below)
@@ -189,10 +192,21 @@ class FittedMixtureTest(DensityConditionerContract, tf.test.TestCase):
         again = self.make()
         for one, two in zip(again.weights, self.conditioner().weights, strict=True):
             self.assertAllClose(one, two, rtol=1e-12, atol=1e-12)
+        other = self.make(seed=4)
+        self.assertNotAllClose(other.mixture.means, again.mixture.means, atol=1e-3)
 
     def test_a_fit_is_refused_twice_with_another_size(self):
         with self.assertRaisesRegex(ValueError, "holds a fit with 6 components"):
             self.conditioner().store(mixture(2, 2), None)
+
+    def test_a_second_fit_is_refused_before_the_search(self):
+        x = mixed_table(150)
+        with (
+            unittest.mock.patch.object(search, "search") as searched,
+            self.assertRaisesRegex(ValueError, "holds a fit with 6 components"),
+        ):
+            self.conditioner().fit_rows(x, gaps(x.shape), seed=3)
+        searched.assert_not_called()
 
 
 class ExactnessTest(tf.test.TestCase):
@@ -278,6 +292,22 @@ class ExactnessTest(tf.test.TestCase):
             (covariance**2 + np.outer(np.diag(covariance), np.diag(covariance))) / 20_000
         )
         self.assertAllLessEqual(np.abs(np.cov(draws.T) - covariance) - 5 * spread, 1e-6)
+
+    def test_a_draw_takes_real_columns_levels_and_counts_from_one_component(self):
+        weights, means = np.array([0.4, 0.6]), np.array([[-3.0], [2.0]])
+        levels, rates = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[1.0], [7.0]])
+        spec = DataSpec((3,), levels=(0, 2, 0), counts=(0.0, 0.0, 2.0))
+        made = GaussianMixtureConditioner(strength=0.0).create_variables(spec)
+        parts = (np.log(weights), means, np.ones([2, 1, 1]), np.log(levels), np.log(rates))
+        made.store(Mixture(*parts), identity_marginals(1))
+        nothing = np.zeros([1, 3])
+        draws = made.impute(nothing, nothing > 0, 4000, SEED).numpy()[:, 0].astype(np.float64)
+        expected = np.column_stack([means, levels[:, 1:], rates])  # Of each component.
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            products = draws[:, one] * draws[:, other]
+            want = weights @ (expected[:, one] * expected[:, other])
+            # Five standard errors: 6e-7 false alarms a pair.
+            self.assertLess(abs(products.mean() - want), 5 * products.std() / np.sqrt(4000))
 
 
 def awkward_tables():
@@ -400,6 +430,13 @@ def test_a_table_without_any_value_is_refused():
         made.fit_rows(np.zeros([3, 2]), np.zeros([3, 2], bool))
 
 
+@pytest.mark.parametrize("seed", [-1, 0.5, True])
+def test_a_seed_that_is_none_is_refused_kindly(seed):
+    made = GaussianMixtureConditioner().create_variables(DataSpec((2,)))
+    with pytest.raises(ValueError, match=f"a whole number, 0 or more; got {seed}"):
+        made.fit_rows(np.zeros([3, 2]), np.ones([3, 2], bool), seed)
+
+
 def test_what_was_not_fitted_says_so(eagerly):
     made = GaussianMixtureConditioner().create_variables(DataSpec((2,)))
     with pytest.raises(ValueError, match="has not been fitted"):
@@ -412,6 +449,9 @@ def test_what_was_not_fitted_says_so(eagerly):
         ({"components": (2, 1)}, "each larger than the one before"),
         ({"components": (0,)}, "at least 1 component"),
         ({"folds": 1}, "2 folds"),
+        ({"shrink_covariance": -5.0}, "shrink_covariance=-5.0"),
+        ({"shrink_levels": -1.0}, "shrink_levels=-1.0"),
+        ({"shrink_covariance": float("nan")}, "shrink_covariance=nan"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(arguments, message):
@@ -483,3 +523,46 @@ def test_every_signature_is_exported_and_answers_as_in_python(tmp_path):
     want = made.log_likelihood(x, observed, ~observed, 3, seeds)
     np.testing.assert_allclose(scored["value"], want.value, rtol=1e-5, atol=1e-5)
     assert not scored["stderr"].numpy().any()
+
+
+def test_a_table_of_levels_alone_is_drawn_from():
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.integers(3, size=(60, 1)), 2, 1).astype(np.float32)  # Two that agree.
+    method = GaussianMixtureConditioner((3,), bag=False)
+    method.create_variables(DataSpec((2,), levels=(3, 3))).fit_rows(x, np.ones(x.shape, bool))
+    observed = np.tile([True, False], (60, 1))
+    draws = method.impute(x, observed, 4, [0, 1]).numpy()
+    # By chance a third would agree: 240 draws above a half are five standard deviations off.
+    assert np.mean(draws[..., 1] == x[:, 0]) > 0.5
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+@pytest.mark.parametrize("value", [7.0, 1e6, 0.0])
+def test_a_constant_column_is_drawn_as_its_value(strength, value):
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.normal(size=40), np.full(40, value)], 1).astype(np.float32)
+    method = GaussianMixtureConditioner((1,), strength=strength, bag=False)
+    method.create_variables(DataSpec((2,)))
+    method.fit_rows(x, np.ones(x.shape, bool))
+    seen = np.array([[True, False]] * 3)
+    np.testing.assert_array_equal(method.impute(x[:3], seen, 5, [0, 1])[..., 1], value)
+    np.testing.assert_array_equal(method.complete(x[:3], seen, 5, [0, 1])[..., 1], value)
+    moments = method.conditional_moments(x[:3], seen)
+    np.testing.assert_allclose(moments.mean[:, 1], value, rtol=1e-12)
+    # E[x^2] - E[x]^2 of a constant: float64's rounding.
+    np.testing.assert_allclose(moments.variance[:, 1], 0.0, atol=1e-12 * max(1.0, value**2))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_completions_stay_within_the_range_of_the_training_values(strength):
+    rng = np.random.default_rng(1)
+    a = np.exp(rng.normal(size=200))
+    x = np.stack([a, (a > 1.0).astype(float), a + rng.normal(size=200)], 1).astype(np.float32)
+    method = GaussianMixtureConditioner((2,), strength=strength, bag=False)
+    method.create_variables(DataSpec((3,)))
+    method.fit_rows(x, np.ones(x.shape, bool))
+    asked = np.linspace(-60.0, 60.0, 41, dtype=np.float32)
+    rows = np.stack([np.zeros(41), np.zeros(41), asked], 1).astype(np.float32)
+    seen = np.array([[False, False, True]] * 41)
+    done = method.complete(rows, seen, 5, [0, 1]).numpy()[:, :2]
+    assert (done >= x[:, :2].min(0)).all() and (done <= x[:, :2].max(0)).all()

@@ -9,6 +9,7 @@ from toy_conditioners import ExactConditioner
 
 from vae_arbcond.conditioners import (
     DefaultLikelihood,
+    DensityConditioner,
     Inference,
     PredictiveLikelihood,
     RatioLikelihood,
@@ -108,4 +109,6 @@ def test_no_rows_have_no_estimates(likelihood, question):
 def test_a_method_without_a_latent_is_refused(likelihood, question):
     _, _, x, observed = question
     with pytest.raises(TypeError, match=r"needs a method with a latent.*DefaultLikelihood"):
+        likelihood(DensityConditioner(), x, observed, ~observed, 10, [0, 1])
+    with pytest.raises(TypeError, match="has no likelihood to estimate"):
         likelihood(object(), x, observed, ~observed, 10, [0, 1])

@@ -1,5 +1,7 @@
 """Universal Marginalizer: orders, and the questions it is trained with."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -89,6 +91,34 @@ def test_training_in_a_fixed_order_asks_only_what_the_chain_rule_asks():
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
+def test_creating_the_weights_does_not_walk_the_chain():
+    method = UniversalMarginalizer(networks.mlp((8,)), MixedColumns())
+    asked = watched(method)
+    method.create_variables(DataSpec((50,)), 0)
+    # A draw alone would be 50: a minute for an image, whenever a model is loaded.
+    assert len(asked) < 5
+
+
+@pytest.mark.parametrize("random_order", [True, False])
+def test_the_chain_objective_is_on_average_what_the_chain_rule_gives(random_order):
+    x = np.random.default_rng(0).normal(size=(1, 3)).astype(np.float32)
+    nothing = np.zeros([1, 3], bool)
+    orders = itertools.permutations(range(3)) if random_order else [(0, 1, 2)]
+    method = marginalizer(3, random_order=random_order, objective="chain")
+    of_orders = []
+    for order in orders:
+        fixed = marginalizer(3, random_order=False, order=order)
+        fixed.set_weights(method.get_weights())
+        of_orders.append(fixed.log_likelihood(x, nothing, ~nothing, 1, [0, 1]).value[0])
+    count = 20_000
+    rows = np.repeat(x, count, 0), np.ones([count, 3], bool), np.zeros([count, 3], bool)
+    loss = method.loss_terms(*map(tf.constant, rows), tf.constant([0, 1]), None, True)["chain"]
+    stderr = np.std(loss) / np.sqrt(count)
+    # Five standard errors: 6e-7 false alarms.
+    assert abs(np.mean(loss) + np.mean(of_orders)) < 5 * stderr
+    assert stderr < 0.02 * np.mean(loss)  # So that another weight would be noticed.
+
+
 def test_what_is_missing_in_training_is_neither_shown_nor_scored():
     method = marginalizer()
     asked = watched(method)
@@ -105,3 +135,5 @@ def test_orders_that_make_no_sense_are_refused():
         marginalizer(order=(0, 1, 2, 3))
     with pytest.raises(ValueError, match="each of the 4 features' numbers"):
         marginalizer(random_order=False, order=(0, 1, 2))
+    with pytest.raises(ValueError, match="objective is 'marginals' or 'chain'"):
+        marginalizer(objective="joint")

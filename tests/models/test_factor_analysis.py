@@ -1,5 +1,6 @@
 """Factor analysis: the contract with its exact conditioner, other methods on it, EM."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -120,6 +121,25 @@ class MixtureTest(ExactContract, tf.test.TestCase):
         completed = self.conditioner().conditional_mean(x, observed)
         self.assertAllClose(completed, mean, rtol=1e-6, atol=1e-6)
 
+    def test_moments_agree_with_numpy(self):
+        factors = parameters(3, 4, 2)
+        rng = np.random.default_rng(1)
+        x = rng.normal(size=[30, 4]).astype(np.float32).astype(np.float64)
+        observed = rng.random(x.shape) < 0.5
+        observed[0], observed[1] = False, True
+        mean, square, total = 0.0, 0.0, 0.0
+        for k in range(3):
+            loadings = factors.loadings[k]
+            own = factors.means[k], loadings @ loadings.T + np.diag(factors.variances[k])
+            share = np.exp(factors.log_weights[k] + log_density(*own, x, observed))[:, None]
+            m, c = gaussian_conditional(*own, x, observed)
+            mean, total = mean + share * m, total + share
+            square = square + share * (np.diagonal(c, axis1=1, axis2=2) + m**2)
+        moments = self.conditioner().conditional_moments(x, observed)
+        self.assertAllClose(moments.mean, mean / total, rtol=1e-6, atol=1e-6)
+        variance = square / total - (mean / total) ** 2
+        self.assertAllClose(moments.variance, variance, rtol=1e-6, atol=1e-6)
+
     def test_every_importance_weight_is_the_same(self):
         x, observed = self.inputs()
         nothing = np.zeros_like(observed)
@@ -227,6 +247,107 @@ def test_em_finds_two_components_and_is_deterministic():
 def test_data_that_do_not_fit_are_refused(spec, latent_size, message):
     with pytest.raises(ValueError, match=message):
         FactorAnalysis(latent_size).create_variables(spec)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_steps": 1}, "num_steps=1"),
+        ({"min_variance": 0.0}, "min_variance=0.0"),
+        ({"min_variance": -1.0}, "min_variance=-1.0"),
+        ({"min_variance": float("nan")}, "min_variance=nan"),
+        ({"min_variance": 1.0}, "min_variance=1.0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FactorAnalysis(1, **arguments)
+
+
+def test_more_steps_climb_higher_with_one_component_too():
+    x, present = simulate(parameters(1, 6, 2, seed=3), 200, 0.2, seed=4)
+    objectives = []
+    for num_steps in (2, 20):
+        model = FactorAnalysis(2, num_steps=num_steps).create_variables(DataSpec((6,)))
+        objectives.append(model.fit_rows(x, present)["objective"])
+    assert objectives[1] > objectives[0]
+
+
+def awkward_tables():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=[40, 4])
+    whole = np.ones_like(base, bool)
+    constant, twice, outlier = base.copy(), base.copy(), base.copy()
+    constant[:, 1] = 7.0
+    twice[:, 2] = twice[:, 0]
+    outlier[0, 0] = 1e12
+    empty_row, empty_column = whole.copy(), whole.copy()
+    empty_row[5], empty_column[:, 2] = False, False
+    wide = rng.normal(size=[5, 30])
+    return {
+        "fewer rows than columns": (wide, rng.random(wide.shape) < 0.7),
+        "a constant column": (constant, whole),
+        "a duplicate column": (twice, whole),
+        "an empty row": (base, empty_row),
+        "an empty column": (base, empty_column),
+        "two rows": (base[:2], whole[:2]),
+        "values of 1e12": (1e12 * base, whole),
+        "values of 1e-12": (1e-12 * base, whole),
+        "one value of 1e12": (outlier, whole),
+    }
+
+
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("name", awkward_tables())
+def test_an_awkward_table_is_fitted_and_answered_with_finite_numbers(name, components):
+    x, present = awkward_tables()[name]
+    x = x.astype(np.float32)
+    model = FactorAnalysis(2, components, num_steps=4)
+    made = FactorAnalysisConditioner(model).create_variables(DataSpec((x.shape[1],)))
+    model.fit_rows(np.where(present, x, np.nan), present)
+    observed = np.random.default_rng(1).random(x.shape) < 0.5
+    moments = made.conditional_moments(x, observed)
+    assert np.isfinite(moments.mean).all() and np.isfinite(moments.variance).all()
+    joint, given = (model.elbo(x, o, SEED) for o in (np.ones_like(observed), observed))
+    assert np.isfinite(joint).all() and np.isfinite(given).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_where_present_is_refused(value):
+    x, present = np.ones([5, 3], np.float32), np.ones([5, 3], bool)
+    x[2, 1] = value
+    model = FactorAnalysis(1).create_variables(DataSpec((3,)))
+    with pytest.raises(ValueError, match="where present is True"):
+        model.fit_rows(x, present)
+
+
+def test_a_seed_that_is_none_is_refused_kindly():
+    model = FactorAnalysis(1).create_variables(DataSpec((3,)))
+    with pytest.raises(ValueError, match="a whole number, 0 or more; got -1"):
+        model.fit_rows(np.zeros([5, 3]), np.ones([5, 3], bool), -1)
+
+
+def test_what_was_not_fitted_says_so():
+    made = FactorAnalysisConditioner(FactorAnalysis(1)).create_variables(DataSpec((3,)))
+    x, observed = np.zeros([1, 3]), np.zeros([1, 3], bool)
+    for ask in (
+        lambda: made.complete(x, observed, 1, SEED),
+        lambda: made.impute(x, observed, 1, SEED),
+        lambda: made.log_likelihood(x, observed, ~observed, 1, SEED),
+        lambda: made.conditional_moments(x, observed),
+    ):
+        with pytest.raises(ValueError, match="has not been fitted"):
+            ask()
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_saved_conditioner_knows_whether_it_was_fitted(fitted, tmp_path):
+    model = FactorAnalysis(2).create_variables(DataSpec((4,)))
+    if fitted:
+        model.store(parameters(1, 4, 2))
+    made = FactorAnalysisConditioner(model).create_variables(DataSpec((4,)))
+    made.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").model.fitted is fitted
 
 
 def test_too_few_rows_and_other_models_are_refused():

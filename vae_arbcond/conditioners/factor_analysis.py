@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
+from vae_arbcond import estimators
 from vae_arbcond.conditioners import sampling
 from vae_arbcond.conditioners.base import Inference, LatentConditioner
-from vae_arbcond.estimators import Estimate
+from vae_arbcond.conditioners.mixture_answers import Moments
 from vae_arbcond.models.base import FitStage
 from vae_arbcond.models.factor_analysis import FactorAnalysis
 from vae_arbcond.registry import register
@@ -36,6 +37,7 @@ class FactorAnalysisConditioner(LatentConditioner):
 
     def infer(self, x, observed, seed):
         del seed  # Exact: nothing is drawn.
+        self.model.check_fitted()
         return Inference(self.model.posterior(x, observed))
 
     def stages(self):
@@ -44,6 +46,9 @@ class FactorAnalysisConditioner(LatentConditioner):
     def variables_to_train(self):
         return []
 
+    def dry_run(self, x, seen):
+        """There are no weights but the model's, which it creates by itself."""
+
     def loss_terms(self, x, present, observed, seed, step, training):
         """The exact negative log-likelihood of the present cells; nothing is trained on it."""
         del observed, step, training
@@ -51,14 +56,12 @@ class FactorAnalysisConditioner(LatentConditioner):
 
     def _log_likelihood(self, x, observed, target, num_samples, seed):
         del seed
+        self.model.check_fitted()
         joint, _ = self.model.solve(x, observed | target)
         given, _ = self.model.solve(x, observed)
         value = tf.reduce_logsumexp(joint, 0) - tf.reduce_logsumexp(given, 0)
         value = tf.where(tf.reduce_any(target, -1), value, 0.0)
-        value = tf.cast(value, tf.float32)
-        exact = tf.zeros_like(value)  # No samples: no error, and no weights to have a tail.
-        samples = exact + tf.cast(num_samples, tf.float32)
-        return Estimate(value, exact, samples, exact, exact)
+        return estimators.exact(tf.cast(value, tf.float32), num_samples)
 
     def conditional_mean(self, x, observed) -> tf.Tensor:
         """E[x | x_observed], float64 [B, D]: what `complete` fills in.
@@ -67,23 +70,42 @@ class FactorAnalysisConditioner(LatentConditioner):
           x: [B, D]; hidden entries may be anything.
           observed: bool [B, D].
         """
+        return self.conditional_moments(x, observed).mean
+
+    def conditional_moments(self, x, observed) -> Moments:
+        """Exact mean and variance of every column given x_observed, each float64 [B, D].
+
+        Args:
+          x, observed: as for `conditional_mean`.
+        """
         x, observed, _, _ = self._check(x, observed, 1, [0, 0])
         hidden = tf.where(observed, x, 0.0)
+        weights, means, solved = self._components(hidden, observed)
+        mean = tf.reduce_sum(weights * means, 0)
+        factors = self.model.factors
+        # w^T Cov(z | x_o) w of each column, and the noise that no other column tells.
+        spread = tf.einsum(
+            "kdi,kbij,kdj->kbd", factors.loadings, solved.covariances, factors.loadings
+        )
+        spread += factors.variances[:, tf.newaxis] + (means - mean) ** 2
+        variance = tf.reduce_sum(weights * spread, 0)
         own = tf.cast(hidden, tf.float64)
-        return tf.where(observed, own, self._means(hidden, observed))
+        return Moments(tf.where(observed, own, mean), tf.where(observed, 0.0, variance))
 
-    def _means(self, x, observed):
+    def _components(self, x, observed):
+        """p(component | x_o) [K, B, 1], E[x | x_o, component] [K, B, D] and the solves."""
+        self.model.check_fitted()
         joint, solved = self.model.solve(x, observed)
         factors = self.model.factors
         means = factors.means[:, tf.newaxis] + tf.matmul(
             solved.means, factors.loadings, transpose_b=True
         )
-        weights = tf.nn.softmax(joint, axis=0)[..., tf.newaxis]
-        return tf.reduce_sum(weights * means, 0)
+        return tf.nn.softmax(joint, axis=0)[..., tf.newaxis], means, solved
 
     def _complete(self, x, observed, num_samples, seed):
         del num_samples, seed
-        return tf.cast(self._means(x, observed), tf.float32)
+        weights, means, _ = self._components(x, observed)
+        return tf.cast(tf.reduce_sum(weights * means, 0), tf.float32)
 
     def _impute_and_complete(self, x, observed, num_samples, seed):
         draws = self._impute(x, observed, num_samples, seed)

@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from vae_arbcond import estimators
 from vae_arbcond.conditioners.base import DensityConditioner
 from vae_arbcond.conditioners.mixture_answers import MixtureAnswers, Posterior
 from vae_arbcond.distributions import point_from_expectation
-from vae_arbcond.estimators import Estimate
 from vae_arbcond.mixtures import algebra, em, factors, fitting, marginals, noise, rows, search
 from vae_arbcond.mixtures.em import Mixture
 from vae_arbcond.mixtures.fitting import Settings, Table
@@ -31,11 +31,16 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @register
 class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
-    """A mixture of full-covariance Gaussians fitted by EM; every answer is exact.
+    """A mixture of full-covariance Gaussians fitted by EM, conditioned exactly.
 
-    Columns without spread are completed by their value; columns without any value by 0, the
-    model's unit being a standard normal. Completions of real columns stay within the range of
-    the training values, draws need not.
+    Draws, likelihoods, quantiles and class probabilities are those of the mixture; means and
+    variances through a marginal that is not linear come from a quadrature (see
+    `conditional_moments`). Columns without spread are completed and drawn as their value;
+    columns without any value are completed by 0, the model's unit being a standard normal.
+    Completions of real columns stay within the range of the training values; so do draws and
+    quantiles, unless `strength` is 0. What the density has beyond that range falls on its
+    ends: a column that is often 0 and never less is often drawn as exactly 0.
+    Likelihoods lose digits for observed values millions of standard deviations out.
 
     Args:
       components: number of components; several are tried in order and chosen among by their
@@ -77,6 +82,11 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
                 f"A mixture needs at least 1 component, 2 steps and 2 folds; got components="
                 f"{components!r}, num_steps={num_steps}, folds={folds}."
             )
+        if not (0 <= shrink_covariance < np.inf and 0 <= shrink_levels < np.inf):
+            raise ValueError(
+                f"Pseudo-counts are finite numbers of rows, 0 or more; got "
+                f"shrink_covariance={shrink_covariance} and shrink_levels={shrink_levels}."
+            )
         self.strength, self.folds, self.bag = strength, folds, bag
         self.settings = Settings(
             covariance=shrink_covariance, levels=shrink_levels, steps=max(1, num_steps // 2)
@@ -103,14 +113,17 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         self.build_for(spec)
         return self
 
-    def _allocate(self, components: int) -> None:
+    def _refuse_fit(self):
         if self.fitted is not None:
-            if self.fitted == components:
-                return
             raise ValueError(
                 f"This {type(self).__name__} holds a fit with {self.fitted} components; "
                 f"construct a new one to fit it again."
             )
+
+    def _allocate(self, components: int) -> None:
+        if self.fitted == components:
+            return
+        self._refuse_fit()
         real, levels = len(self.columns.real), self.columns.num_levels
         shapes = {
             "log_weights": (components,),
@@ -124,6 +137,8 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
             "step": (real,),
             "knots": (real, marginals.KNOTS),
             "slope": (real,),
+            "least": (real,),
+            "most": (real,),
             "table": (real, marginals.PLACES, marginals.SCALES),
         }
         self.parameters = {
@@ -169,20 +184,23 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         return [FitStage("EM", self.fit_rows)]
 
     def fit_rows(self, x, present, seed: int = 0) -> dict:
-        """Fits by EM to rows with gaps; deterministic given the seed.
+        """Fits by EM to rows with gaps, once; deterministic given the seed.
 
         Args:
           x: [N, D]; anything where not present.
           present: bool [N, D]; True = the value exists.
-          seed: of folds, hidden cells and K-means.
+          seed: of folds, hidden cells and K-means; a whole number, 0 or more.
 
         Returns:
           What to tell: the number of components, and the out-of-fold log score of each number
-          tried, in nats of g a hidden cell.
+          tried, in nats of g a hidden cell; and `error`, the chosen number's mean square of
+          completions of hidden real cells, in g.
 
         Raises:
-          ValueError: no row has a value.
+          ValueError: no row has a value, or there is a fit already.
         """
+        self._refuse_fit()
+        seed = fitting.check_seed(seed)
         x = check_x(x, self.spec.x_shape)
         present = check_mask(present, x, 1, "present")
         self._check_values(x, present, "present")
@@ -210,6 +228,8 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         )
         self.store(found.mixture, maps)
         scores = {f"score_{k}": round(v, 5) for k, v in found.scores.items()}
+        if np.isfinite(found.error):
+            scores["error"] = round(found.error, 5)
         return {"components": found.components, **scores}
 
     def _fit(self, table, components, first, settings, seed):
@@ -253,8 +273,7 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         more = self._stored("precisions"), self._stored("log_dets")
         given = algebra.Gaussians(mixture.means, mixture.covariances, *more)
         found = algebra.condition(given, read.g, read.observed)
-        joint = mixture.log_weights[:, tf.newaxis] + found.log_density
-        joint += em.discrete_log_density(mixture, read)
+        joint = em.add_density(mixture, read, found.log_density)
         return tf.nn.log_softmax(joint, axis=0), found, read
 
     def posterior(self, x, observed) -> Posterior:
@@ -289,8 +308,8 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
     def _log_marginal(self, x, observed):
         """log p(x_o), nats of g: [B]."""
         read, mixture = self._read(x, observed), self.mixture
-        joint = algebra.log_density(mixture.means, mixture.covariances, read.g, read.observed)
-        joint += mixture.log_weights[:, tf.newaxis] + em.discrete_log_density(mixture, read)
+        of_real = mixture.means, mixture.covariances, read.g, read.observed
+        joint = em.add_density(mixture, read, algebra.log_density(*of_real))
         return tf.reduce_logsumexp(joint, 0)
 
     def _density(self, x, observed, target):
@@ -312,17 +331,15 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
 
     def _log_likelihood(self, x, observed, target, num_samples, seed):
         del seed
-        value = self._density(x, observed, target)
-        exact = tf.zeros_like(value)  # No samples: no error, and no weights to have a tail.
-        samples = exact + tf.cast(num_samples, tf.float32)
-        return Estimate(value, exact, samples, exact, exact)
+        return estimators.exact(self._density(x, observed, target), num_samples)
 
     def _best(self, log_weights, found):
         """E[x_h | x_o] of hidden real columns, within the range of training values: [B, R]."""
         weights = tf.exp(log_weights)[..., tf.newaxis]  # [K, B, 1]
-        if self.strength == 0.0:  # x is linear in g, and no range is known.
-            mean = tf.reduce_sum(weights * found.means, 0)
-            return marginals.to_x(self.marginals, algebra.unpack(mean, found.hidden))
+        if self.strength == 0.0:  # x is linear in g.
+            mean = algebra.unpack(tf.reduce_sum(weights * found.means, 0), found.hidden)
+            maps = self.marginals
+            return tf.clip_by_value(marginals.to_x(maps, mean), maps.least, maps.most)
         table, scales = self._stored("table"), tf.sqrt(found.variances)
         each = marginals.look_up(
             self.marginals, table, found.hidden.index, found.means, scales
@@ -385,6 +402,8 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
             component, eps = part
             free = tf.gather(mixture.means, component)
             free += tf.linalg.matvec(tf.gather(factors, component), eps)
+            if not self.columns.real:
+                return free  # Levels alone: nothing to move, and no solve to look up.
             at = where_solved + tf.stack([component, tf.zeros_like(component)], -1)
             solve = tf.gather_nd(solved.solve, at)  # [B, O, R]
             white = tf.linalg.matvec(solve, tf.where(read.observed, read.g - free, 0.0))
@@ -394,7 +413,7 @@ class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
         of_samples = (tf.transpose(chosen), tf.transpose(normal, [1, 0, 2]))
         spec = tf.TensorSpec([None, len(self.columns.real)], tf.float64)
         g = tf.transpose(tf.map_fn(one, of_samples, fn_output_signature=spec), [1, 0, 2])
-        parts = [marginals.to_x(self.marginals, g)]
+        parts = [marginals.to_x(self.marginals, g, clip=self.strength > 0.0)]
         parts += self._discrete_draws(chosen, uniform[..., 1:])
         return tf.cast(self._in_order(parts), tf.float32)
 

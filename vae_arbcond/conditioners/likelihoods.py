@@ -144,6 +144,7 @@ class ImportanceLikelihood:
 
 
 def _needs_conditional_prior(likelihood, conditioner):
+    check_density(conditioner)
     if not isinstance(conditioner, VAEAC):
         raise TypeError(
             f"{type(likelihood).__name__} needs a method with a prior p(z | x_o) of its own, "

@@ -8,10 +8,11 @@ exactly. What EM climbs is the penalised log-likelihood of the observed cells,
       - (nu + 1)/2 log det S_k - 1/2 tr[(nu W + k0 d_k d_k^T) S_k^-1],  d_k = mu_k - mu_0
       + alpha sum_c sum_l q_cl log theta_kcl
       + beta sum_c (m_c log lambda_kc - lambda_kc)
-      + log pi_k
+      + gamma log pi_k
 
-(constants left out; nu, k0, alpha, beta are pseudo-counts of `Shrinkage`, q and m frequencies
-and means of the table, W a covariance). With all pseudo-counts 0 it is the log-likelihood.
+(constants left out; nu, k0, alpha, beta, gamma are pseudo-counts of `Shrinkage`, q and m
+frequencies and means of the table, W a covariance; the + 1 goes where k0 is 0). With all
+pseudo-counts 0 it is the log-likelihood.
 """
 
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ class Shrinkage(NamedTuple):
       frequencies: q, [L].
       rate: beta, rows' worth of `rates` in each rate.
       rates: m, [C].
-      weight: rows' worth of an equal share in each component's weight.
+      weight: gamma, rows' worth of an equal share in each component's weight.
     """
 
     covariance: float
@@ -151,8 +152,13 @@ def discrete_log_density(mixture: Mixture, rows: Rows) -> tf.Tensor:
 def log_joint(mixture: Mixture, rows: Rows, packed) -> tuple[tf.Tensor, algebra.Solved]:
     """log pi_k + log p(x_o | k): [K, B], nats of g; and the solves it was made with."""
     solved = algebra.solve(mixture.means, mixture.covariances, rows.g, rows.observed, packed)
-    joint = mixture.log_weights[:, tf.newaxis] + solved.log_density
-    return joint + discrete_log_density(mixture, rows), solved
+    return add_density(mixture, rows, solved.log_density), solved
+
+
+def add_density(mixture: Mixture, rows: Rows, log_density) -> tf.Tensor:
+    """log pi_k + log p(x_o | k) from log p(g_o | k) [K, B] of the real columns: [K, B]."""
+    joint = mixture.log_weights[:, tf.newaxis] + log_density
+    return joint + discrete_log_density(mixture, rows)
 
 
 def _spec(*shape, dtype=tf.float64):
@@ -191,6 +197,22 @@ def log_density(mixture: Mixture, rows: Rows) -> np.ndarray:
     values = np.zeros(len(rows.g))
     for chunk in chunks(rows, len(mixture.log_weights)):
         values[chunk.numbers] = _log_density(mixture, chunk.rows, chunk.packed).numpy()
+    return values
+
+
+@tf.function(input_signature=[MIXTURE, ROWS, PACKED])
+def _conditional_means(mixture, rows, packed):
+    joint, solved = log_joint(mixture, rows, packed)
+    means = algebra.conditional_means(mixture.means, mixture.covariances, solved)
+    return tf.reduce_sum(tf.nn.softmax(joint, axis=0)[..., tf.newaxis] * means, 0)
+
+
+def conditional_means(mixture: Mixture, rows: Rows) -> np.ndarray:
+    """E[g | x_o] of the real columns of `rows` (NumPy): [N, R]."""
+    values = np.zeros(rows.g.shape)
+    for chunk in chunks(rows, len(mixture.log_weights)):
+        found = _conditional_means(mixture, chunk.rows, chunk.packed)
+        values[chunk.numbers] = found.numpy()
     return values
 
 

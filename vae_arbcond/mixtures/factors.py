@@ -6,11 +6,12 @@ Features are independent given k and z, so a hidden one is simply left out, and 
 by q however many features there are. With v_kd = (w_kd, mu_kd), what EM climbs is
 
     sum_n log p(x_o,n) - 1/2 sum_kd [ (v_kd - v_0d)^T P (v_kd - v_0d) / psi_kd
-                                      + a (log psi_kd + psi_0d / psi_kd) ] + sum_k log pi_k
+                                      + a (log psi_kd + psi_0d / psi_kd) ]
+    + gamma sum_k log pi_k + what `em` has of discrete columns
 
-with P = diag(nu, ..., nu, k0); `FactorShrinkage` holds nu, k0, a, v_0 and psi_0. A component
-that strays from the pooled loadings thereby takes its own noise to be larger, which keeps the
-columns that hardly ever vary from looking certain.
+with P = diag(nu, ..., nu, k0); `FactorShrinkage` holds nu, k0, a, v_0, psi_0 and gamma. A
+component that strays from the pooled loadings thereby takes its own noise to be larger, which
+keeps the columns that hardly ever vary from looking certain.
 """
 
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from vae_arbcond.mixtures.em import Mixture
 from vae_arbcond.mixtures.fitting import Settings, Table, fill, k_means, start_discrete
 
 SMALLEST = 1e-3  # variance of the noise, in units of a standardised column's
-FIRST_STEPS = 30  # of the single factor analyser that all components start from
+FIRST_STEPS = 30  # of the single factor analyser that several components start from
 
 
 class Factors(NamedTuple):
@@ -52,7 +53,7 @@ class FactorShrinkage(NamedTuple):
       variances: a.
       center: v_0, [D, q + 1].
       spread: psi_0, [D].
-      weight: rows' worth of an equal share in each component's weight.
+      weight: gamma, rows' worth of an equal share in each component's weight.
     """
 
     loadings: float
@@ -256,9 +257,17 @@ def climb(
 
 
 def fit_one(
-    table: Table, size: int, first: Mixture, settings: Settings, smallest: float = SMALLEST
-) -> tuple[Factors, list[float]]:
-    """One factor analyser, started from the leading directions of a Gaussian (`first`)."""
+    table: Table,
+    size: int,
+    first: Mixture,
+    settings: Settings,
+    num_steps: int,
+    smallest: float = SMALLEST,
+) -> tuple[Factors, Mixture, list[float]]:
+    """One factor analyser, started from the leading directions of a Gaussian.
+
+    Args, returns: as for `fit_factors`, with at most `num_steps` steps.
+    """
     covariance = np.asarray(first.covariances)[0]
     values, vectors = np.linalg.eigh(covariance)
     # The directions left out say how much of the leading ones is noise.
@@ -273,8 +282,7 @@ def fit_one(
     center = np.zeros([len(covariance), size + 1])
     shrinkage = FactorShrinkage(1.0, 0.0, 3.0, center, np.ones(len(covariance)), 1.0)
     rest = start_discrete(table, np.ones([1, len(table)]))
-    factors, _, climbed = climb(start, rest, table, shrinkage, settings, FIRST_STEPS, smallest)
-    return factors, climbed
+    return climb(start, rest, table, shrinkage, settings, num_steps, smallest)
 
 
 def fit_factors(
@@ -287,6 +295,8 @@ def fit_factors(
     smallest: float = SMALLEST,
 ) -> tuple[Factors, Mixture, list[float]]:
     """K factor analysers of `size` factors, started by K-means from a single one.
+
+    A single one is all there is where K is 1; it then takes twice `settings.steps` steps.
 
     Args:
       table: rows with gaps; more real columns than `size`.
@@ -302,15 +312,12 @@ def fit_factors(
       the steps whose prior is fixed.
     """
     components = min(components, len(table))
-    one, climbed = fit_one(table, size, first, settings, smallest)
-    owner = np.zeros(len(table), int)
-    points = fill(table, first)
-    if components > 1:
-        owner = k_means(points, components, seed)
-    r = np.eye(components)[owner].T
-    rest = start_discrete(table, r)
     if components == 1:
-        return one, rest, climbed
+        return fit_one(table, size, first, settings, 2 * settings.steps, smallest)
+    one, _, _ = fit_one(table, size, first, settings, FIRST_STEPS, smallest)
+    points = fill(table, first)
+    r = np.eye(components)[k_means(points, components, seed)].T
+    rest = start_discrete(table, r)
     totals = np.maximum(r.sum(1, keepdims=True), 1e-300)
     filled = points[:, : table.rows.g.shape[1]]
     factors = Factors(

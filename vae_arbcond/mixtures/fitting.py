@@ -1,6 +1,7 @@
 """From rows with gaps to a fitted mixture: where EM starts and what shrinks it."""
 
 import dataclasses
+import numbers
 
 import numpy as np
 import tensorflow as tf
@@ -75,6 +76,20 @@ class Table:
     def take(self, index) -> "Table":
         """The table of these rows."""
         return Table.of(self.rows.take(index), self.columns)
+
+
+def check_seed(seed) -> int:
+    """Returns `seed`, a whole number of 0 or more.
+
+    Raises:
+      ValueError: anything else.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise ValueError(
+            f"The seed of a fit must be a whole number, 0 or more; got {seed!r}. Any such "
+            f"number will do, the same one for the same fit."
+        )
+    return int(seed)
 
 
 def fit_gaussian(table: Table, settings: Settings) -> tuple[Mixture, list[float]]:

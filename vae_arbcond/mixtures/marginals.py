@@ -16,10 +16,11 @@ import tensorflow as tf
 
 HALF_WIDTH = 0.05  # of the smoothing, in standard deviations of the column
 KNOTS = 257
-NODES = 9  # of the Gauss-Hermite rule for means through the inverse
+NODES = 32  # of the Gauss-Hermite rule for means through the inverse
 PLACES, SCALES = 257, 65  # grid of `Table`
 MARGIN, WIDEST = 2.0, 4.0  # how far the grid goes beyond the knots, and up to which scale
 MIN_DISTINCT = 3  # distinct values a column needs for its ranks to say more than its values
+LARGEST = float(np.finfo(np.float64).max)
 SMALLEST = 1e-7  # spread, relative to the largest value, below which float32 knows no spread
 
 
@@ -31,12 +32,15 @@ class Marginals(NamedTuple):
       step: distance of two knots in g, > 0: [D].
       knots: x of the knots, strictly increasing: [D, M].
       slope: dx / dg beyond the knots, > 0: [D].
+      least, most: smallest and largest training value; equal for a constant column: [D].
     """
 
     low: np.ndarray
     step: np.ndarray
     knots: np.ndarray
     slope: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
 
 
 def fit_marginals(x, present, strength: float = 0.5) -> Marginals:
@@ -62,16 +66,19 @@ def fit_marginals(x, present, strength: float = 0.5) -> Marginals:
     columns = [_fit_column(x[present[:, d], d], strength) for d in range(x.shape[1])]
     if not columns:
         nothing = np.zeros([0])
-        return Marginals(nothing, nothing, np.zeros([0, KNOTS]), nothing)
+        return Marginals(nothing, nothing, np.zeros([0, KNOTS]), nothing, nothing, nothing)
     return Marginals(*(np.stack(part) for part in zip(*columns, strict=True)))
 
 
 def _fit_column(values, strength):
     mean, scale = location_and_scale(values)
+    ends = (values.min(), values.max()) if len(values) else (-LARGEST, LARGEST)
+    if len(values) and ends[1] - ends[0] <= SMALLEST * np.abs(values).max():
+        ends = (mean, mean)  # What float32 cannot tell from a constant.
     u = np.sort((values - mean) / scale)
     if strength == 0.0 or len(np.unique(u)) < MIN_DISTINCT:
         knots = mean + scale * np.linspace(-4.0, 4.0, KNOTS)
-        return -4.0, 8.0 / (KNOTS - 1), knots, scale
+        return -4.0, 8.0 / (KNOTS - 1), knots, scale, *ends
     grid = _grid(u)
     g = strength * normal_scores(grid, u) + (1.0 - strength) * grid
     of_values = np.interp(u, grid, g)
@@ -79,7 +86,8 @@ def _fit_column(values, strength):
     g = (g - middle) / spread
     even = np.linspace(g[0], g[-1], KNOTS)
     knots = mean + scale * np.interp(even, g, grid)
-    return g[0], even[1] - even[0], knots, scale * spread / (1.0 - strength)
+    beyond = scale * spread / (1.0 - strength)
+    return g[0], even[1] - even[0], knots, beyond, *ends
 
 
 def location_and_scale(values) -> tuple[float, float]:
@@ -158,6 +166,8 @@ def _segment(marginals, x):
 def to_x(marginals: Marginals, g, clip: bool = False) -> tf.Tensor:
     """g [..., D] -> x [..., D], float64: the inverse of `to_g`.
 
+    A constant column's x is its value, whatever g is.
+
     Args:
       marginals: of the D columns.
       g: float64.
@@ -176,14 +186,18 @@ def to_x(marginals: Marginals, g, clip: bool = False) -> tf.Tensor:
     rise = tf.gather(rise, at - tf.range(tf.shape(g)[-1]))
     x = start + rise * (within - tf.cast(place, tf.float64))
     if clip:
-        return x
-    return x + (position - within) * marginals.step * marginals.slope
+        return tf.clip_by_value(x, marginals.least, marginals.most)
+    x += (position - within) * marginals.step * marginals.slope
+    # Its g has a spread, which a fit needs; nothing else was ever seen of x.
+    constant = tf.equal(marginals.least, marginals.most)
+    return tf.where(constant, tf.cast(marginals.least, x.dtype), x)
 
 
 def expected_x(marginals: Marginals, means, scales, power: int = 1, clip: bool = False):
-    """E[x^power] for g ~ N(means, scales^2), by a 9-node Gauss-Hermite rule: [..., D].
+    """E[x^power] for g ~ N(means, scales^2), by a 32-node Gauss-Hermite rule: [..., D].
 
-    Exact where the inverse is linear over most of the distribution.
+    Exact where the inverse is linear over most of the distribution; where it has steps, as in
+    columns of few values, within some hundredths of a standard deviation.
 
     Args:
       marginals: of the D columns.
@@ -201,7 +215,7 @@ def expected_x(marginals: Marginals, means, scales, power: int = 1, clip: bool =
 def tabulate(marginals: Marginals) -> np.ndarray:
     """`expected_x`, clipped, on a grid of means and scales: [D, PLACES, SCALES].
 
-    Nine look-ups for every cell and component would take most of the time of a completion.
+    So many look-ups for every cell and component would take most of the time of a completion.
     """
     low, step = np.asarray(marginals.low), np.asarray(marginals.step)
     if not len(low):

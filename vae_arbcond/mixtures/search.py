@@ -27,11 +27,14 @@ class Found:
         of all folds and of all rows, which is a mixture, too.
       components: the chosen number in each fit.
       scores: number of components -> out-of-fold log score, nats of g a hidden cell.
+      error: out-of-fold mean square of the chosen number's completions of hidden real cells,
+        in g; NaN where nothing was searched or no column is real.
     """
 
     mixture: Mixture
     components: int
     scores: dict[int, float]
+    error: float = float("nan")
 
 
 def search(
@@ -53,6 +56,9 @@ def search(
       settings: of every fit.
       seed: of folds, hidden cells and K-means.
       fit: what fits a mixture.
+
+    Raises:
+      ValueError: a score is NaN, so that nothing can be chosen by it.
     """
     folds = min(folds, len(table) // MIN_ROWS)
     whole, _ = fitting.fit_gaussian(table, settings)
@@ -76,10 +82,18 @@ def search(
         scored = [p.score(m) for p, m in zip(parts, fits[components], strict=True)]
         total, cells = np.sum(scored, 0)
         scores[components] = float(total / max(cells, 1))
+        if np.isnan(scores[components]):
+            raise ValueError(
+                f"The out-of-fold score of {components} components is not a number: a fit "
+                f"went astray. Look for cells of an absurd size in the training rows, and "
+                f"take larger pseudo-counts (shrink_covariance, shrink_levels)."
+            )
         best = max(scores, key=scores.get)
     full, _ = fit(table, best, whole, settings, seed)
     chosen = join([*fits[best], full]) if bag else full
-    return Found(chosen, best, scores)
+    errors = np.sum([p.error(m) for p, m in zip(parts, fits[best], strict=True)], 0)
+    error = float(errors[0] / errors[1]) if errors[1] else float("nan")
+    return Found(chosen, best, scores, error)
 
 
 class _Fold:
@@ -96,6 +110,12 @@ class _Fold:
         """Sum of log p(hidden | seen) over the fold's rows, and the number of hidden cells."""
         values = em.log_density(mixture, self.rows) - em.log_density(mixture, self.seen)
         return float(np.maximum(values, WORST * self.cells).sum()), int(self.cells.sum())
+
+    def error(self, mixture: Mixture) -> tuple[float, int]:
+        """Sum of (E[g | seen] - g)^2 over the fold's hidden real cells, and their number."""
+        hidden = self.rows.observed & ~self.seen.observed
+        apart = em.conditional_means(mixture, self.seen) - self.rows.g
+        return float(np.sum(apart[hidden] ** 2)), int(hidden.sum())
 
 
 def hide(rows: Rows, table: Table, rng) -> tuple[Rows, np.ndarray]:

@@ -17,7 +17,7 @@ from vae_arbcond.mixtures import fitting, marginals, rows
 from vae_arbcond.mixtures.factors import Factors
 from vae_arbcond.models.base import FitStage, LatentVariableModel
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import check_mask, check_x
+from vae_arbcond.shapes import check_finite, check_mask, check_x
 
 tfd = tfp.distributions
 
@@ -33,8 +33,10 @@ class FactorAnalysis(LatentVariableModel):
     Args:
       latent_size: number of factors; fewer than columns.
       components: number of factor analysers.
-      num_steps: EM steps after the start; half of them with a fixed prior.
-      min_variance: bound on the noise of a column, in units of its own variance.
+      num_steps: EM steps after the start, at least 2; with several components half of them
+        with a fixed prior.
+      min_variance: bound on the noise of a column, in units of its own variance: above 0 and
+        below 1.
     """
 
     def __init__(
@@ -51,8 +53,15 @@ class FactorAnalysis(LatentVariableModel):
                 f"A mixture of factor analysers has at least 1 factor and 1 component, got "
                 f"latent_size={latent_size} and components={components}."
             )
+        if num_steps < 2 or not 0.0 < min_variance < 1.0:
+            raise ValueError(
+                f"EM takes at least 2 steps, and bounds a column's noise by a part of its "
+                f"variance, above 0 and below 1; got num_steps={num_steps} and "
+                f"min_variance={min_variance}."
+            )
         self.latent_size, self.components = latent_size, components
         self.num_steps, self.min_variance = num_steps, min_variance
+        self.fitted = False
 
     def build_for(self, spec):
         if self.spec == spec:
@@ -98,21 +107,25 @@ class FactorAnalysis(LatentVariableModel):
         return []
 
     def fit_rows(self, x, present, seed: int = 0) -> dict:
-        """Fits by EM to rows with gaps; deterministic given the seed.
+        """Fits by EM to rows with gaps, in place of what was there; deterministic.
 
         Args:
           x: [N, D]; anything where not present.
           present: bool [N, D]; True = the value exists.
-          seed: of K-means.
+          seed: of K-means; a whole number, 0 or more.
 
         Returns:
           The penalised log-likelihood of the last step, nats a row.
 
         Raises:
-          ValueError: no row has a value, or there are fewer rows than components.
+          ValueError: no row has a value, there are fewer rows than components, or a value that
+            is present is not finite.
         """
+        seed = fitting.check_seed(seed)
         x = check_x(x, self.spec.x_shape)
-        present = check_mask(present, x, 1, "present").numpy()
+        present = check_mask(present, x, 1, "present")
+        check_finite(x, present, "present")
+        present = present.numpy()
         filled = present.any(1)
         if filled.sum() < self.components:
             raise ValueError(
@@ -125,7 +138,7 @@ class FactorAnalysis(LatentVariableModel):
         known = tf.where(present, x, 0.0)
         read = rows.read(known, present, columns, lambda v: marginals.to_g(maps, v))
         table = fitting.Table.of(read, columns)
-        settings = fitting.Settings(steps=max(1, self.num_steps // 2))
+        settings = fitting.Settings(steps=self.num_steps // 2)
         first, _ = fitting.fit_gaussian(table, settings)
         found, _, climbed = factor_em.fit_factors(
             table, self.components, self.latent_size, first, settings, seed, self.min_variance
@@ -146,6 +159,26 @@ class FactorAnalysis(LatentVariableModel):
         """Takes these parameters, in the units of x."""
         for name, value in factors._asdict().items():
             self.parameters[name].assign(value)
+        self.fitted = True
+
+    def check_fitted(self) -> None:
+        """Refuses to answer from the parameters that a model starts with.
+
+        Raises:
+          ValueError: nothing was fitted or stored yet.
+        """
+        if not self.fitted:
+            raise ValueError(
+                f"This {type(self).__name__} has not been fitted: train it, or call "
+                f"fit_rows(x, present, seed) after create_variables(spec)."
+            )
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        # No fit leaves every column a standard normal that depends on no other.
+        starts = Factors(0.0, 0.0, 0.0, 1.0)._asdict()
+        parts = self.parameters.items()
+        self.fitted = any((part.numpy() != starts[name]).any() for name, part in parts)
 
     def prior(self):
         if self.components == 1:

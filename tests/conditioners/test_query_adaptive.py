@@ -57,7 +57,8 @@ def divergence(method, x, observed, found):
 
 
 class CholeskyTest(GaussianOracleContract, LatentConditionerContract, tf.test.TestCase):
-    max_gap = 0.01  # measured: below .003
+    # Measured: below .003; .010 for the empty mask, whose 2,000 draws of the prior leave that.
+    max_gap = 0.02
 
     @classmethod
     def oracle(cls):
@@ -65,22 +66,31 @@ class CholeskyTest(GaussianOracleContract, LatentConditionerContract, tf.test.Te
 
     @classmethod
     def make(cls):
-        return adaptive(oracle(), GaussianFamily(True), FirstOrder(num_steps=200))
+        minimizer = FirstOrder(num_steps=60)
+        return adaptive(oracle(), GaussianFamily(True), minimizer, num_samples=50)
 
 
-class FlowTest(LatentConditionerContract, tf.test.TestCase):
-    @classmethod
-    def make(cls):
-        family = InverseAutoregressiveFamily(2, hidden=4)
-        minimizer = FirstOrder(learning_rate=0.03, num_steps=40)
-        return adaptive(oracle(), family, minimizer, num_samples=20)
-
-
-class MixtureTest(LatentConditionerContract, tf.test.TestCase):
-    @classmethod
-    def make(cls):
-        minimizer = FirstOrder(num_steps=40)
-        return adaptive(oracle(), MixtureFamily(3), minimizer, num_samples=30)
+@pytest.mark.parametrize(
+    "family",
+    [InverseAutoregressiveFamily(2, hidden=4), PlanarFamily(2), MixtureFamily(3)],
+    ids=lambda f: type(f).__name__,
+)
+def test_every_family_answers_in_one_export(family, tmp_path):
+    # The whole contract runs on the Gaussian; a family only changes q(z).
+    method = adaptive(oracle(), family, FirstOrder(num_steps=6), num_samples=12)
+    x, observed = questions(method.model, rows=3)
+    draws = method.impute(x, observed, 4, [1, 2])
+    assert np.isfinite(draws).all()
+    poisoned = tf.where(observed, x, np.nan)
+    np.testing.assert_array_equal(method.impute(poisoned, observed, 4, [1, 2]), draws)
+    exported = tf.Module()
+    exported.impute = tf.function(
+        lambda x, o: method.impute(x, o, 4, [1, 2]),
+        [tf.TensorSpec([None, FEATURES]), tf.TensorSpec([None, FEATURES], tf.bool)],
+    )
+    tf.saved_model.save(exported, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    np.testing.assert_allclose(loaded.impute(x, observed), draws, rtol=1e-3, atol=1e-3)
 
 
 # Nats on average over 30 queries; what was measured, doubled.

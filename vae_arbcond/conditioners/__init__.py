@@ -7,6 +7,7 @@ from vae_arbcond.conditioners.base import (
     LatentConditioner,
 )
 from vae_arbcond.conditioners.factor_analysis import FactorAnalysisConditioner
+from vae_arbcond.conditioners.feature_query_adaptive import FeatureQueryAdaptive
 from vae_arbcond.conditioners.gain import GAIN
 from vae_arbcond.conditioners.gaussian_mixture import GaussianMixtureConditioner
 from vae_arbcond.conditioners.likelihoods import (
@@ -35,6 +36,7 @@ __all__ = [
     "DensityConditioner",
     "EncoderStart",
     "FactorAnalysisConditioner",
+    "FeatureQueryAdaptive",
     "GaussianMixtureConditioner",
     "ImportanceLikelihood",
     "Inference",

@@ -18,7 +18,7 @@ from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes, expand_features
 from vae_arbcond.variational import FirstOrder, GaussianFamily
 from vae_arbcond.variational.families import bound_of_draws
-from vae_arbcond.variational.optimisers import DIVERGED, Problem
+from vae_arbcond.variational.optimisers import CONVERGED, DIVERGED, Problem
 
 tfd = tfp.distributions
 _fold_in = tf.random.experimental.stateless_fold_in
@@ -116,7 +116,9 @@ class QueryAdaptive(LatentConditioner):
         of compilation for every new number of queries.
     """
 
-    infer_draws = False  # Its noise is its own, and each row is answered for itself.
+    # Rows with seeds of their own are searched one by one: in a group, a neighbour that is
+    # done would change the shapes, and these the rounding that hundreds of steps pass on.
+    rows_at_once = 1
 
     def __init__(
         self,
@@ -155,10 +157,7 @@ class QueryAdaptive(LatentConditioner):
     def infer(self, x, observed, seed):
         del seed  # See `noise_seed`.
         found = self.optimise(x, observed)
-        converged = found.status > 0
-        diverged = tf.equal(found.status, DIVERGED)
-        search = Search(found.bound, found.steps, converged & ~diverged, diverged)
-        return Inference(self.family.distribution(found.parameters), search)
+        return Inference(self.family.distribution(found.parameters), search_of(found))
 
     def optimise(self, x, observed):
         """Maximises every query's bound.
@@ -172,7 +171,8 @@ class QueryAdaptive(LatentConditioner):
         """
         if self.compile_search:
             return self._compiled(x, observed)
-        return self._optimise(x, observed, compact=True)
+        # One row has nothing to leave, and static shapes are twice as fast.
+        return self._optimise(x, observed, compact=x.shape[0] != 1)
 
     @tf.function(jit_compile=True, reduce_retracing=False)
     def _compiled(self, x, observed):
@@ -245,6 +245,12 @@ class QueryAdaptive(LatentConditioner):
             self.amortised.build_for(spec)
 
 
+def search_of(found) -> Search:
+    """What to tell of a `variational.Found`."""
+    diverged = tf.equal(found.status, DIVERGED)
+    return Search(found.bound, found.steps, tf.equal(found.status, CONVERGED), diverged)
+
+
 def check_latent(model) -> None:
     """Refuses models whose z is not one real vector.
 
@@ -258,6 +264,7 @@ def check_latent(model) -> None:
         raise TypeError(
             f"Query-adaptive inference moves a vector of real numbers, but the z of this "
             f"{type(model).__name__} is not one (its prior draws "
-            f"{getattr(prior, 'dtype', '?')} of shape {shape}). For latents that are discrete, hierarchical or pairs use "
-            f"PosteriorMatching around the model, or its closed form where it has one."
+            f"{getattr(prior, 'dtype', '?')} of shape {shape}). For latents that are "
+            f"discrete, hierarchical or pairs use PosteriorMatching around the model, or its "
+            f"closed form where it has one."
         )

@@ -104,8 +104,8 @@ class FirstOrder:
           parameters: where to start, nest of [B, ...].
           seed: int32 [2], of the noise.
           done: bool [B], queries that are left as they are; None = none.
-          compact: whether queries that are done leave the batch. False keeps all shapes, as
-            XLA needs them.
+          compact: whether queries that are done leave the batch. False keeps all shapes
+            static where they are, as XLA needs them and a single query is faster.
         """
         rows = problem.rows
         count = tf.shape(tf.nest.flatten(parameters)[0])[0]
@@ -148,11 +148,12 @@ class FirstOrder:
 
         shape_of = state
         flat = tf.nest.flatten(state)
-        invariants = [tf.TensorShape([])] + [
-            tf.TensorShape([None]).concatenate(part.shape[1:]) for part in flat[1:]
-        ]
         found = tf.while_loop(
-            unfinished, advance, flat, shape_invariants=invariants, parallel_iterations=1
+            unfinished,
+            advance,
+            flat,
+            shape_invariants=tf.nest.map_structure(_open_rows, flat) if compact else None,
+            parallel_iterations=1,
         )
         state = tf.nest.pack_sequence_as(shape_of, list(found))
         return Found(state.best, state.bound, state.steps, state.status)
@@ -174,11 +175,7 @@ class FirstOrder:
 
         loop = (state.step, state.parameters, state.slots)
         _, parameters, slots = tf.while_loop(
-            lambda i, *_: i < last,
-            step,
-            loop,
-            shape_invariants=tf.nest.map_structure(_open_rows, loop),
-            parallel_iterations=1,
+            lambda i, *_: i < last, step, loop, parallel_iterations=1
         )
         bound = problem.bound(parameters, rows, check_seed, False)[0]
         finite = tf.math.is_finite(bound)

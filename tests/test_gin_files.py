@@ -108,6 +108,8 @@ def test_an_experiment_trains_evaluates_and_states_its_command(experiment, tmp_p
     text = (FOLDER / experiment).read_text()
     assert f"--gin_file={experiment}" in text
     params = list(SHORT)
+    if experiment.name.startswith("query_adaptive"):
+        params += ["FirstOrder.num_steps = 2", "evaluate.num_samples = 100"]
     if experiment.name.startswith("closed_form"):
         # Nothing is asked for steps, and two numbers of components are enough.
         params[0] = "GaussianMixtureConditioner.components = (1, 2)"

@@ -18,6 +18,7 @@ from vae_arbcond import (
     networks,
     registry,
     skip_networks,
+    variational,
 )
 from vae_arbcond.shapes import DataSpec
 
@@ -38,6 +39,17 @@ FACTOR_ARGUMENTS = {
     "num_steps": 4,
     "min_variance": 0.01,
     "name": "factors",
+}
+MATCHING_ARGUMENTS = {
+    "model": models.VAE(**VAE_ARGUMENTS),
+    "partial_encoder": networks.mlp((5,), "tanh", 0.1),
+    "partial_posterior_head": distributions.CholeskyGaussian(2),
+    "train_model": True,
+    "stop_gradient": False,
+    "closed_form": True,
+    "pretrain_steps": 4,
+    "correct_draws": False,
+    "name": "matching",
 }
 ARGUMENTS = {
     "MaskedInput": {"name": "masked"},
@@ -215,16 +227,57 @@ ARGUMENTS = {
         "num_factors": 2,
         "name": "mixture",
     },
-    "PosteriorMatching": {
+    "PosteriorMatching": MATCHING_ARGUMENTS,
+    "GaussianFamily": {"full_covariance": True, "min_scale": 0.01},
+    "MixtureFamily": {
+        "components": 3,
+        "estimator": "importance",
+        "min_scale": 0.01,
+        "spread": 2.0,
+        "threshold": 0.1,
+        "refresh_until": 40,
+    },
+    "PlanarFamily": {"num_flows": 2, "start_scale": 0.2, "min_scale": 0.01},
+    "InverseAutoregressiveFamily": {"num_flows": 3, "hidden": 4, "min_scale": 0.01},
+    "NetworkFamily": {"hidden": 4, "min_scale": 0.01},
+    "FirstOrder": {
+        "rule": "sgd",
+        "learning_rate": 0.2,
+        "num_steps": 5,
+        "check_every": 2,
+        "tolerance": 0.1,
+        "patience": 3,
+        "fixed_noise": True,
+    },
+    "LBFGS": {"max_iterations": 7, "tolerance": 0.1},
+    "PriorStart": {},
+    "EncoderStart": {},
+    "AmortisedStart": {"conditioner": conditioners.PosteriorMatching(**MATCHING_ARGUMENTS)},
+    "QueryAdaptive": {
         "model": models.VAE(**VAE_ARGUMENTS),
-        "partial_encoder": networks.mlp((5,), "tanh", 0.1),
-        "partial_posterior_head": distributions.CholeskyGaussian(2),
-        "train_model": True,
-        "stop_gradient": False,
-        "closed_form": True,
-        "pretrain_steps": 4,
+        "family": variational.GaussianFamily(True),
+        "minimizer": variational.LBFGS(),
+        "start": conditioners.EncoderStart(),
+        "num_samples": 7,
+        "beta": 2.0,
+        "noise_seed": 3,
+        "train_model": False,
         "correct_draws": False,
-        "name": "matching",
+        "jit_compile": True,
+        "name": "adaptive",
+    },
+    "FeatureQueryAdaptive": {
+        "model": models.VAE(**VAE_ARGUMENTS),
+        "minimizer": variational.FirstOrder(num_steps=5),
+        "num_samples": 7,
+        "beta": 2.0,
+        "gamma": 3.0,
+        "unit_interval": True,
+        "components": 4,
+        "noise_seed": 3,
+        "train_model": False,
+        "correct_draws": False,
+        "name": "features",
     },
     "BernoulliMask": {"observed_prob": 0.3},
     "UniformCountMask": {"low": 0.1, "high": 1.0, "all_observed": True},
@@ -262,7 +315,15 @@ ARGUMENTS = {
     },
     "SelfMaskingMask": {"observed_prob": 0.4, "strength": -1.0, "columns": (0, 2)},
 }
-FOLDERS = (conditioners, distributions, masks, models, networks, skip_networks)
+FOLDERS = (
+    conditioners,
+    distributions,
+    masks,
+    models,
+    networks,
+    skip_networks,
+    variational,
+)
 
 
 def registered_classes():

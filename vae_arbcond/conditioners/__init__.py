@@ -7,6 +7,7 @@ from vae_arbcond.conditioners.base import (
     LatentConditioner,
 )
 from vae_arbcond.conditioners.factor_analysis import FactorAnalysisConditioner
+from vae_arbcond.conditioners.feature_query_adaptive import FeatureQueryAdaptive
 from vae_arbcond.conditioners.gain import GAIN
 from vae_arbcond.conditioners.gaussian_mixture import GaussianMixtureConditioner
 from vae_arbcond.conditioners.likelihoods import (
@@ -17,16 +18,25 @@ from vae_arbcond.conditioners.likelihoods import (
     RatioLikelihood,
 )
 from vae_arbcond.conditioners.posterior_matching import PosteriorMatching
+from vae_arbcond.conditioners.query_adaptive import (
+    AmortisedStart,
+    EncoderStart,
+    PriorStart,
+    QueryAdaptive,
+)
 from vae_arbcond.conditioners.universal_marginalizer import UniversalMarginalizer
 from vae_arbcond.conditioners.vaeac import VAEAC
 
 __all__ = [
     "GAIN",
     "VAEAC",
+    "AmortisedStart",
     "ArbitraryConditioner",
     "DefaultLikelihood",
     "DensityConditioner",
+    "EncoderStart",
     "FactorAnalysisConditioner",
+    "FeatureQueryAdaptive",
     "GaussianMixtureConditioner",
     "ImportanceLikelihood",
     "Inference",
@@ -34,6 +44,8 @@ __all__ = [
     "MonteCarloLikelihood",
     "PosteriorMatching",
     "PredictiveLikelihood",
+    "PriorStart",
+    "QueryAdaptive",
     "RatioLikelihood",
     "UniversalMarginalizer",
 ]

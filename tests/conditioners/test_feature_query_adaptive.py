@@ -1,0 +1,117 @@
+"""Feat. QAVI: its objective against closed forms of a linear Gaussian, and bad input."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from oracles import LinearGaussian
+
+from vae_arbcond import networks
+from vae_arbcond.conditioners import FeatureQueryAdaptive
+from vae_arbcond.distributions import Bernoulli, DiagonalGaussian
+from vae_arbcond.models import VAE
+from vae_arbcond.shapes import DataSpec
+from vae_arbcond.variational import FirstOrder
+
+FEATURES = 4
+SEED = tf.constant([1, 2])
+
+
+def linear(**options):
+    model = LinearGaussian.random(FEATURES, 2, seed=0)
+    method = FeatureQueryAdaptive(model, train_model=False, **options)
+    return method.create_variables(model.data_spec)
+
+
+def questions(model, rows=8):
+    x = model.sample(rows, seed=1)
+    observed = np.random.default_rng(2).random(x.shape) < 0.5
+    observed[0] = False
+    observed[1] = True
+    return tf.constant(np.where(observed, x, 0.0).astype(np.float32)), tf.constant(observed)
+
+
+def test_the_bound_is_below_the_evidence_and_near_it():
+    # With the exact encoder the gap is KL(q(x_M) || p(x_M | x_O)): that of a diagonal Gaussian
+    # to a Gaussian with correlations, here below a nat.
+    method = linear()
+    x, observed = questions(method.model)
+    found = method.optimise(x, observed)
+    bound = found.bound.numpy()[1:]
+    evidence = method.model.exact_log_prob(
+        x.numpy(), np.zeros(x.shape, bool), observed.numpy()
+    )[1:]
+    # 100 draws, whose integrands spread by two nats: 0.2 a standard error.
+    assert (bound <= evidence + 0.8).all()
+    assert (bound >= evidence - 2.0).all()
+
+
+def test_the_optimum_is_the_best_factorised_gaussian():
+    # KL(q || p) with p = N(m, C) is least for a diagonal q at mean m and variances
+    # 1 / (C^-1)_dd.
+    method = linear(num_samples=400)
+    x, observed = questions(method.model)
+    found = method.optimise(x, observed)
+    means, covariances = method.model.exact_moments(x.numpy(), observed.numpy())
+    q = method._features(found.parameters)
+    for row in range(1, len(means)):
+        u = ~observed.numpy()[row]
+        if not u.any():
+            continue
+        precision = np.linalg.inv(covariances[row][np.ix_(u, u)])
+        # Noise of 400 draws at a learning rate that falls to a twentieth.
+        np.testing.assert_allclose(q.mean()[row][u], means[row][u], atol=0.2)
+        want = np.diag(precision) ** -0.5
+        np.testing.assert_allclose(q.stddev()[row][u], want, rtol=0.25)
+
+
+def test_gamma_widens_q():
+    method, wide = linear(), linear(gamma=10.0)
+    x, observed = questions(method.model)
+    hidden = ~observed[2:].numpy()
+    scales = [m._features(m.optimise(x, observed).parameters).stddev() for m in (method, wide)]
+    assert (scales[1].numpy()[2:][hidden] > scales[0].numpy()[2:][hidden]).all()
+
+
+def test_answers_are_corrected_and_blind_to_what_is_hidden():
+    method = linear(minimizer=FirstOrder(num_steps=40), num_samples=30)
+    x, observed = questions(method.model)
+    estimate = method.log_likelihood(x, observed, ~observed, 500, SEED)
+    sample = method.model.sample(8, seed=1)
+    exact = method.model.exact_log_prob(sample, observed.numpy(), ~observed.numpy())
+    estimate = method.log_likelihood(sample, observed, ~observed, 500, SEED)
+    # Five standard errors, 6e-7 false alarms a row; self-normalised weights skew a little.
+    gap = np.abs(estimate.value - exact)
+    assert (gap <= 5.0 * estimate.stderr + 0.05).all()
+    draws = method.impute(x, observed, 3, SEED)
+    poisoned = tf.where(observed, x, np.nan)
+    np.testing.assert_array_equal(method.impute(poisoned, observed, 3, SEED), draws)
+
+
+def test_binary_features_get_continuous_bernoullis(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = VAE(
+        2, networks.mlp((8,)), DiagonalGaussian(2), networks.mlp((8,)), Bernoulli(True)
+    )
+    method = FeatureQueryAdaptive(
+        model, FirstOrder(num_steps=10), num_samples=8, unit_interval=True
+    ).create_variables(DataSpec((5,)))
+    x = tf.constant(np.random.default_rng(0).integers(2, size=[3, 5]), tf.float32)
+    observed = tf.constant([[True, False, True, False, False]] * 3)
+    q = method._features(method.optimise(tf.where(observed, x, 0.0), observed).parameters)
+    assert (q.mean().numpy() > 0).all() and (q.mean().numpy() < 1).all()
+    draws = method.impute(x, observed, 4, SEED)
+    assert set(np.unique(draws)) <= {0.0, 1.0}
+    method.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.impute(x, observed, 4, SEED), draws)
+
+
+def test_what_cannot_be_done_is_said_in_a_sentence():
+    model = LinearGaussian.random(FEATURES, 2, seed=0)
+    with pytest.raises(ValueError, match="beta"):
+        FeatureQueryAdaptive(model, beta=-1.0)
+    with pytest.raises(ValueError, match="gamma"):
+        FeatureQueryAdaptive(model, gamma=0.0)
+    with pytest.raises(ValueError, match=r"levels or counts. Use QueryAdaptive"):
+        FeatureQueryAdaptive(model).create_variables(DataSpec((2,), levels=(0, 3)))

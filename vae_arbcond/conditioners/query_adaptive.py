@@ -1,0 +1,270 @@
+"""Query-adaptive inference: q(z) optimised for each question, with nothing but a decoder.
+
+Agarwal, Hope, Younis and Sudderth, 2023, "A decoder suffices for query-adaptive variational
+inference" (QAVI); Wu, Domke and Sanner, 2018, https://arxiv.org/abs/1805.07785 (conditional
+prior networks). Both maximise the same bound; the families of q differ.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from vae_arbcond.conditioners.base import Inference, LatentConditioner
+from vae_arbcond.distributions import over_features
+from vae_arbcond.models.base import Stage
+from vae_arbcond.registry import register
+from vae_arbcond.shapes import check_positive, check_sizes, expand_features
+from vae_arbcond.variational import FirstOrder, GaussianFamily
+from vae_arbcond.variational.families import bound_of_draws
+from vae_arbcond.variational.optimisers import CONVERGED, DIVERGED, Problem
+
+tfd = tfp.distributions
+_fold_in = tf.random.experimental.stateless_fold_in
+
+
+class Search(NamedTuple):
+    """How a query's optimisation went, `Inference.context`: tensors [B].
+
+    Attributes:
+      bound: Eq. 8 of QAVI at the parameters that are used, nats (with the method's beta).
+      steps: optimiser steps taken.
+      converged: the bound stopped rising; False where the steps ran out.
+      diverged: the search left the numbers and its best parameters before that are used.
+    """
+
+    bound: tf.Tensor
+    steps: tf.Tensor
+    converged: tf.Tensor
+    diverged: tf.Tensor
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class PriorStart:
+    """Every query's search starts at p(z)."""
+
+    def __call__(self, model, x, observed, seed) -> tfd.Distribution:
+        """A distribution of z near which to start: batch_shape [B]."""
+        del observed, seed
+        prior = model.prior()
+        return tfd.BatchBroadcast(prior, tf.shape(x)[:1])
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class EncoderStart:
+    """The search starts at the model's encoder on x, hidden values filled with zeros.
+
+    What QAVI's code does. The encoder is told that all is present, as in its training.
+    """
+
+    def __call__(self, model, x, observed, seed) -> tfd.Distribution:
+        """A distribution of z near which to start: batch_shape [B]."""
+        del seed
+        filled = tf.where(expand_features(observed, x), x, 0.0)
+        return model.posterior(filled, tf.ones_like(observed))
+
+
+@register
+class AmortisedStart:
+    """The search starts at another conditioner's q(z | x_o): semi-amortised inference.
+
+    Args:
+      conditioner: a LatentConditioner around a model, Posterior Matching say; its model is the
+        one whose z is searched.
+    """
+
+    def __init__(self, conditioner):
+        if not isinstance(conditioner, LatentConditioner):
+            raise TypeError(
+                f"AmortisedStart needs a conditioner with a posterior of z (Posterior "
+                f"Matching, say), got a {type(conditioner).__name__}."
+            )
+        self.conditioner = conditioner
+
+    def __call__(self, model, x, observed, seed) -> tfd.Distribution:
+        """A distribution of z near which to start: batch_shape [B]."""
+        del model  # It is the conditioner's own.
+        return self.conditioner.infer(x, observed, seed).posterior
+
+
+@register
+class QueryAdaptive(LatentConditioner):
+    """q(z) of a family, fitted to each query by maximising a bound on log p(x_o): QAVI, Eq. 8.
+
+    All queries of a batch are optimised together, each with parameters, optimiser state and
+    stopping of its own. The optimisation is a pure function of the query: its noise comes from
+    `noise_seed`, so q(z) depends neither on the neighbours nor on the seed of the draws. A
+    query without anything observed is not optimised: its q(z) is the start at the prior.
+
+    There is nothing to train besides the model.
+
+    Args:
+      model: a LatentVariableModel whose z is one real vector; None with an `AmortisedStart`,
+        whose conditioner brings it.
+      family: of q(z); None is one diagonal Gaussian a query.
+      minimizer: how the bound is maximised: `FirstOrder` (None: its defaults) or `LBFGS`.
+      start: `PriorStart` (None), `EncoderStart` or `AmortisedStart`.
+      num_samples: S, draws of z a step.
+      beta: weight of KL(q || p(z)); 1 is the bound. QAVI uses more than 1 on images.
+      noise_seed: of the noise of optimisation.
+      train_model: False leaves the model as it is: inference for a pre-trained VAE.
+      correct_draws: resample draws towards the model's posterior; False draws plainly from q.
+      jit_compile: compile the optimisation with XLA: faster for many small steps, but seconds
+        of compilation for every new number of queries.
+    """
+
+    # Rows with seeds of their own are searched one by one: in a group, a neighbour that is
+    # done would change the shapes, and these the rounding that hundreds of steps pass on.
+    rows_at_once = 1
+
+    def __init__(
+        self,
+        model=None,
+        family=None,
+        minimizer=None,
+        start=None,
+        num_samples: int = 100,
+        beta: float = 1.0,
+        noise_seed: int = 0,
+        train_model: bool = True,
+        correct_draws: bool = True,
+        jit_compile: bool = False,
+        name: str | None = None,
+    ):
+        amortised = isinstance(start, AmortisedStart)
+        if amortised == (model is not None):
+            raise ValueError(
+                "QueryAdaptive gets its model either as `model` or with an AmortisedStart, "
+                f"whose conditioner has one; got {'both' if amortised else 'neither'}."
+            )
+        super().__init__(
+            start.conditioner.model if amortised else model, correct_draws, name=name
+        )
+        check_latent(self.model)
+        # Keras saves the weights of what it finds as an attribute.
+        self.amortised = start.conditioner if amortised else None
+        check_sizes(self, num_samples=num_samples)
+        check_positive(self, beta=beta)
+        self.family = GaussianFamily() if family is None else family
+        self.minimizer = FirstOrder() if minimizer is None else minimizer
+        self.start = PriorStart() if start is None else start
+        self.num_samples, self.beta, self.noise_seed = num_samples, beta, noise_seed
+        self.train_model, self.compile_search = train_model, jit_compile
+
+    def infer(self, x, observed, seed):
+        del seed  # See `noise_seed`.
+        found = self.optimise(x, observed)
+        return Inference(self.family.distribution(found.parameters), search_of(found))
+
+    def optimise(self, x, observed):
+        """Maximises every query's bound.
+
+        Args:
+          x: float32 [B, *F, *E], zero where hidden.
+          observed: bool [B, *F].
+
+        Returns:
+          A `variational.Found`: parameters of the family and how the search went.
+        """
+        if self.compile_search:
+            return self._compiled(x, observed)
+        # One row has nothing to leave, and static shapes are twice as fast.
+        return self._optimise(x, observed, compact=x.shape[0] != 1)
+
+    @tf.function(jit_compile=True, reduce_retracing=False)
+    def _compiled(self, x, observed):
+        return self._optimise(x, observed, compact=False)
+
+    def _optimise(self, x, observed, compact):
+        seed = tf.constant([self.noise_seed, 0], tf.int32)
+        start_seed, again_seed, search_seed = tf.unstack(tfp.random.split_seed(seed, n=3), 3)
+        nothing = ~tf.reduce_any(observed, list(range(1, observed.shape.rank)))
+        start = self.family.start(self.start(self.model, x, observed, start_seed), start_seed)
+        prior = self.family.start(
+            PriorStart()(self.model, x, observed, start_seed), start_seed
+        )
+
+        def pick(a, b):
+            return tf.where(tf.reshape(nothing, [-1, *[1] * (a.shape.rank - 1)]), a, b)
+
+        start = tf.nest.map_structure(pick, prior, start)
+
+        def refresh(parameters, rows, step):
+            new = self.start(self.model, *rows, again_seed)
+            fresh = self.family.start(new, _fold_in(again_seed, step))
+            return self.family.refresh(parameters, fresh, step)
+
+        problem = Problem(self.bound, (x, observed), refresh)
+        return self.minimizer.maximise(problem, start, search_seed, nothing, compact)
+
+    def bound(self, parameters, rows, seed, exact=False):
+        """E_q[log p(x_o | z)] - beta KL(q(z) || p(z)): QAVI, Eq. 8.
+
+        With beta = 1 the C-ELBO of conditional prior networks (Eq. 5, Theorem 2).
+
+        Args:
+          parameters: of the family, nest of [B, ...].
+          rows: (x, observed) of these queries.
+          seed: int32 [2].
+          exact: as in `Family.draw`.
+
+        Returns:
+          The estimate and what to differentiate for an unbiased gradient: each [B], nats.
+        """
+        x, observed = rows
+        draws = self.family.draw(parameters, self.num_samples, seed, exact)
+        log_p = over_features(self.model.likelihood(draws.z), observed).log_prob(x)
+        log_prior = self.model.prior().log_prob(draws.z)
+        return bound_of_draws(draws, log_p - self.beta * (draws.log_q - log_prior))
+
+    def stages(self):
+        if not self.train_model:
+            return []
+        return self.amortised.stages() if self.amortised else [Stage("model", self.model)]
+
+    def variables_to_train(self):
+        return []
+
+    def loss_terms(self, x, present, observed, seed, step, training):
+        """The model's own loss: the method has nothing to train."""
+        return self.model.loss_terms(x, present, observed, seed, step, training)
+
+    def dry_run(self, x, seen):
+        # Optimising for a dry run would be a waste: the decoder is all there is.
+        self.model.dry_run(x, seen)
+        self.model.likelihood(self.model.prior().sample([1, 1], seed=[0, 0]))
+        if self.amortised:
+            self.amortised.dry_run(x, seen)
+
+    def build_for(self, spec):
+        super().build_for(spec)
+        if self.amortised:
+            self.amortised.build_for(spec)
+
+
+def search_of(found) -> Search:
+    """What to tell of a `variational.Found`."""
+    diverged = tf.equal(found.status, DIVERGED)
+    return Search(found.bound, found.steps, tf.equal(found.status, CONVERGED), diverged)
+
+
+def check_latent(model) -> None:
+    """Refuses models whose z is not one real vector.
+
+    Raises:
+      TypeError: names methods that serve them.
+    """
+    prior = model.prior()
+    shape = getattr(prior, "event_shape", None)
+    real = getattr(prior, "dtype", None) == tf.float32
+    if not (real and isinstance(shape, tf.TensorShape) and shape.rank == 1):
+        raise TypeError(
+            f"Query-adaptive inference moves a vector of real numbers, but the z of this "
+            f"{type(model).__name__} is not one (its prior draws "
+            f"{getattr(prior, 'dtype', '?')} of shape {shape}). For latents that are "
+            f"discrete, hierarchical or pairs use PosteriorMatching around the model, or its "
+            f"closed form where it has one."
+        )

@@ -1,0 +1,404 @@
+"""Optimisation of many queries at once, each with its own state, step size and end.
+
+A query's parameters, its optimiser's state, its learning rate and whether it is done are rows
+of tensors. Queries that are done leave the batch, so that they cost nothing any more; every
+query ends with the best parameters it was checked at.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from vae_arbcond.registry import register
+from vae_arbcond.shapes import check_positive, check_sizes
+
+RUNNING, CONVERGED, DIVERGED = 0, 1, 2
+_fold_in = tf.random.experimental.stateless_fold_in
+
+
+class Problem(NamedTuple):
+    """What is maximised, for a batch of queries.
+
+    Attributes:
+      bound: (parameters, rows, seed, exact) -> (estimate [B], what to differentiate [B]),
+        nats; `exact` as in `Family.draw`.
+      rows: nest of tensors [B, ...], what `bound` must know of each query.
+      refresh: (parameters, rows, step) -> (parameters, whose search starts again [B]).
+    """
+
+    bound: Callable
+    rows: tuple
+    refresh: Callable
+
+
+class Found(NamedTuple):
+    """Where the queries ended; tensors [B] but for the parameters.
+
+    Attributes:
+      parameters: the best that each query was checked at.
+      bound: there, on noise of its own, the same at every check; nats.
+      steps: optimiser steps taken.
+      status: RUNNING where the steps ran out first; CONVERGED; DIVERGED where the search left
+        the numbers (the parameters are the best before that).
+    """
+
+    parameters: tuple
+    bound: tf.Tensor
+    steps: tf.Tensor
+    status: tf.Tensor
+
+
+@register
+class FirstOrder:
+    """Stochastic gradient steps, the rule of a well-known optimiser applied query by query.
+
+    Every `check_every` steps each query's bound is taken on the same noise as before. Without
+    a gain of `tolerance` nats the query's learning rate is halved and it goes on from its best
+    parameters; after `patience` such checks in a row it is done. In the last half of the steps
+    the learning rate also falls along a cosine, to a twentieth.
+
+    Args:
+      rule: "adam", "rmsprop", "adadelta" or "sgd".
+      learning_rate: of the first steps.
+      num_steps: most steps a query gets.
+      check_every: steps from check to check.
+      tolerance: nats.
+      patience: checks without a gain; None: all steps are taken.
+      fixed_noise: True takes the same noise at every step (conditional prior networks), False
+        fresh noise (QAVI).
+    """
+
+    def __init__(
+        self,
+        rule: str = "adam",
+        learning_rate: float = 0.1,
+        num_steps: int = 300,
+        check_every: int = 20,
+        tolerance: float = 0.003,
+        patience: int | None = 4,
+        fixed_noise: bool = False,
+    ):
+        check_sizes(self, num_steps=num_steps, check_every=check_every)
+        check_positive(self, learning_rate=learning_rate)
+        if rule not in _RULES:
+            raise ValueError(
+                f"FirstOrder.rule is one of {', '.join(sorted(_RULES))}; got {rule!r}."
+            )
+        if patience is not None and patience < 1:
+            raise ValueError(
+                f"FirstOrder.patience must be 1 or more, or None; got {patience}."
+            )
+        if not tolerance >= 0.0:
+            raise ValueError(f"FirstOrder.tolerance must be 0 or more nats; got {tolerance}.")
+        self.rule, self.learning_rate, self.num_steps = rule, learning_rate, num_steps
+        self.check_every, self.tolerance, self.patience = check_every, tolerance, patience
+        self.fixed_noise = fixed_noise
+
+    def maximise(self, problem: Problem, parameters, seed, done=None, compact=True) -> Found:
+        """Maximises every query's bound.
+
+        Args:
+          problem: the bound and the queries.
+          parameters: where to start, nest of [B, ...].
+          seed: int32 [2], of the noise.
+          done: bool [B], queries that are left as they are; None = none.
+          compact: whether queries that are done leave the batch. False keeps all shapes
+            static where they are, as XLA needs them and a single query is faster.
+        """
+        rows = problem.rows
+        count = tf.shape(tf.nest.flatten(parameters)[0])[0]
+        check_seed, step_seed = tf.unstack(tfp.random.split_seed(seed, n=2), 2)
+        rule = _RULES[self.rule]
+        bound = problem.bound(parameters, rows, check_seed, False)[0]
+        lost = ~tf.math.is_finite(bound)
+        status = tf.where(lost, DIVERGED, RUNNING)
+        if done is not None:
+            status = tf.where(done, CONVERGED, status)
+        state = _State(
+            step=tf.constant(0),
+            parameters=parameters,
+            slots=rule.slots(parameters),
+            best=parameters,
+            bound=bound,
+            rate=tf.fill([count], self.learning_rate),
+            since=tf.zeros([count], tf.int32),
+            began=tf.zeros([count], tf.int32),
+            steps=tf.zeros([count], tf.int32),
+            status=status,
+        )
+
+        def unfinished(*state):
+            state = tf.nest.pack_sequence_as(shape_of, list(state))
+            running = tf.reduce_any(tf.equal(state.status, RUNNING))
+            return (state.step < self.num_steps) & running
+
+        def advance(*state):
+            state = tf.nest.pack_sequence_as(shape_of, list(state))
+            if compact:
+                index = tf.where(tf.equal(state.status, RUNNING))
+                part = state.take(index[:, 0])
+                part_rows = tf.nest.map_structure(lambda r: tf.gather(r, index[:, 0]), rows)
+                moved = self._some_steps(problem, part, part_rows, rule, step_seed, check_seed)
+                return tf.nest.flatten(state.put(index, moved))
+            moved = self._some_steps(problem, state, rows, rule, step_seed, check_seed)
+            running = tf.equal(state.status, RUNNING)
+            return tf.nest.flatten(state.where(running, moved))
+
+        shape_of = state
+        flat = tf.nest.flatten(state)
+        found = tf.while_loop(
+            unfinished,
+            advance,
+            flat,
+            shape_invariants=tf.nest.map_structure(_open_rows, flat) if compact else None,
+            parallel_iterations=1,
+        )
+        state = tf.nest.pack_sequence_as(shape_of, list(found))
+        return Found(state.best, state.bound, state.steps, state.status)
+
+    def _some_steps(self, problem, state, rows, rule, step_seed, check_seed):
+        """`check_every` steps (or what is left) of the queries in `state`, then a check."""
+        last = tf.minimum(state.step + self.check_every, self.num_steps)
+
+        def step(i, parameters, slots):
+            seed = step_seed if self.fixed_noise else _fold_in(step_seed, i)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(parameters)
+                surrogate = problem.bound(parameters, rows, seed, self.fixed_noise)[1]
+            gradients = tape.gradient(surrogate, parameters)
+            rate = state.rate * self._schedule(i)
+            age = tf.cast(i - state.began + 1, tf.float32)
+            parameters, slots = rule.update(parameters, gradients, slots, rate, age)
+            return i + 1, parameters, slots
+
+        loop = (state.step, state.parameters, state.slots)
+        _, parameters, slots = tf.while_loop(
+            lambda i, *_: i < last, step, loop, parallel_iterations=1
+        )
+        bound = problem.bound(parameters, rows, check_seed, False)[0]
+        finite = tf.math.is_finite(bound)
+        better = finite & (bound > state.bound)
+        gained = finite & (bound > state.bound + self.tolerance)
+        best = _where(better, parameters, state.best)
+        since = tf.where(gained, 0, state.since + 1)
+        status = tf.where(finite, RUNNING, DIVERGED)
+        began, rate = state.began, state.rate
+        if self.patience is not None:
+            # Queries that gained nothing go on from their best, more carefully.
+            parameters = _where(gained, parameters, best)
+            slots = _where(gained, slots, rule.slots(parameters))
+            began = tf.where(gained, began, last)
+            rate = tf.where(gained, rate, 0.5 * rate)
+            status = tf.where(finite & (since >= self.patience), CONVERGED, status)
+        parameters, again = problem.refresh(parameters, rows, last)
+        again &= tf.equal(status, RUNNING)
+        return state._replace(
+            step=last,
+            parameters=parameters,
+            slots=_where(again, rule.slots(parameters), slots),
+            best=best,
+            bound=tf.where(better, bound, state.bound),
+            rate=tf.where(again, self.learning_rate, rate),
+            since=tf.where(again, 0, since),
+            began=tf.where(again, last, began),
+            steps=tf.fill(tf.shape(state.steps), last),
+            status=status,
+        )
+
+    def _schedule(self, step):
+        """1 in the first half, then along a cosine to 0.05."""
+        share = tf.cast(step, tf.float32) / float(self.num_steps)
+        late = tf.clip_by_value(2.0 * share - 1.0, 0.0, 1.0)
+        return 0.05 + 0.95 * 0.5 * (1.0 + tf.cos(3.14159265 * late))
+
+
+class _State(NamedTuple):
+    """A search; tensors [B, ...] but for the step, which all queries share."""
+
+    step: tf.Tensor
+    parameters: tuple
+    slots: tuple
+    best: tuple
+    bound: tf.Tensor
+    rate: tf.Tensor
+    since: tf.Tensor
+    began: tf.Tensor
+    steps: tf.Tensor
+    status: tf.Tensor
+
+    def take(self, index):
+        """The queries with these numbers."""
+        rest = tf.nest.map_structure(lambda part: tf.gather(part, index), self[1:])
+        return _State(self.step, *rest)
+
+    def put(self, index, moved):
+        """These queries (index [N, 1]) replaced by `moved`."""
+
+        def scatter(part, new):
+            return tf.tensor_scatter_nd_update(part, index, new)
+
+        return _State(moved.step, *tf.nest.map_structure(scatter, self[1:], moved[1:]))
+
+    def where(self, chosen, moved):
+        """`moved` where chosen [B]."""
+        return _State(moved.step, *_where(chosen, moved[1:], self[1:]))
+
+
+def _open_rows(part):
+    if part.shape.rank == 0:
+        return part.shape
+    return tf.TensorShape([None]).concatenate(part.shape[1:])
+
+
+def _where(chosen, yes, no):
+    """tf.where over nests of [B, ...] with chosen [B]."""
+
+    def pick(a, b):
+        return tf.where(tf.reshape(chosen, [-1, *[1] * (a.shape.rank - 1)]), a, b)
+
+    return tf.nest.map_structure(pick, yes, no)
+
+
+def _by_row(rate, part):
+    return tf.reshape(rate, [-1, *[1] * (part.shape.rank - 1)])
+
+
+class _Rule:
+    """How a step follows from gradients; gradients are of what is maximised."""
+
+    num_slots = 0
+
+    def slots(self, parameters):
+        """Fresh state: a tuple of nests."""
+        zeros = tf.nest.map_structure(tf.zeros_like, parameters)
+        return (zeros,) * self.num_slots
+
+    def update(self, parameters, gradients, slots, rate, age):
+        """One step; `rate` and `age` (steps since the state was fresh, from 1) are [B]."""
+        flat = [tf.nest.flatten(parameters), tf.nest.flatten(gradients)]
+        flat += [tf.nest.flatten(slot) for slot in slots]
+        moved = [
+            self.one(part, gradient, _by_row(rate, part), _by_row(age, part), *state)
+            for part, gradient, *state in zip(*flat, strict=True)
+        ]
+        columns = [
+            tf.nest.pack_sequence_as(parameters, list(column))
+            for column in zip(*moved, strict=True)
+        ]
+        return columns[0], tuple(columns[1:])
+
+    def one(self, part, gradient, rate, age, *slots):
+        raise NotImplementedError
+
+
+class _Sgd(_Rule):
+    def one(self, part, gradient, rate, age):
+        del age
+        return (part + rate * gradient,)
+
+
+class _Adam(_Rule):
+    """Kingma and Ba, 2015, with its corrections of the first steps."""
+
+    num_slots = 2
+
+    def one(self, part, gradient, rate, age, mean, square):
+        mean += 0.1 * (gradient - mean)
+        square += 0.001 * (gradient**2 - square)
+        rate *= tf.sqrt(1.0 - 0.999**age) / (1.0 - 0.9**age)
+        return part + rate * mean / (tf.sqrt(square) + 1e-8), mean, square
+
+
+class _RmsProp(_Rule):
+    """Hinton's lecture 6e: a decaying mean of squares."""
+
+    num_slots = 1
+
+    def one(self, part, gradient, rate, age, square):
+        del age
+        square += 0.1 * (gradient**2 - square)
+        return part + rate * gradient / (tf.sqrt(square) + 1e-7), square
+
+
+class _Adadelta(_Rule):
+    """Zeiler, 2012: steps in the parameters' own unit."""
+
+    num_slots = 2
+
+    def one(self, part, gradient, rate, age, square, moves):
+        del age
+        square += 0.05 * (gradient**2 - square)
+        move = gradient * tf.sqrt(moves + 1e-6) / tf.sqrt(square + 1e-6)
+        return part + rate * move, square, moves + 0.05 * (move**2 - moves)
+
+
+_RULES = {"adam": _Adam(), "rmsprop": _RmsProp(), "adadelta": _Adadelta(), "sgd": _Sgd()}
+
+
+@register
+class LBFGS:
+    """Quasi-Newton steps on fixed noise for all queries at once, by `tfp.optimizer`.
+
+    What conditional prior networks chose: with the noise drawn once the bound is an ordinary
+    function of the parameters. Few samples can be fitted too well; take some hundred.
+
+    Args:
+      max_iterations: of the quasi-Newton method.
+      tolerance: of the bound's gradient, its largest entry.
+    """
+
+    def __init__(self, max_iterations: int = 50, tolerance: float = 1e-3):
+        check_sizes(self, max_iterations=max_iterations)
+        check_positive(self, tolerance=tolerance)
+        self.max_iterations, self.tolerance = max_iterations, tolerance
+
+    def maximise(self, problem: Problem, parameters, seed, done=None, compact=True) -> Found:
+        """As for `FirstOrder`; `refresh` and `compact` play no part."""
+        del compact
+        shapes = [part.shape[1:] for part in tf.nest.flatten(parameters)]
+        sizes = [shape.num_elements() for shape in shapes]
+
+        def flat(parts):
+            rows = [
+                tf.reshape(part, [-1, size])
+                for part, size in zip(tf.nest.flatten(parts), sizes, strict=True)
+            ]
+            return tf.concat(rows, 1)
+
+        def nest(vector):
+            parts = [
+                tf.reshape(part, [-1, *shape])
+                for part, shape in zip(tf.split(vector, sizes, 1), shapes, strict=True)
+            ]
+            return tf.nest.pack_sequence_as(parameters, parts)
+
+        def value_and_gradient(vector):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(vector)
+                estimate, surrogate = problem.bound(nest(vector), problem.rows, seed, True)
+            return -estimate, -tape.gradient(surrogate, vector)
+
+        start = flat(parameters)
+        first = problem.bound(parameters, problem.rows, seed, True)[0]
+        result = tfp.optimizer.lbfgs_minimize(
+            value_and_gradient,
+            start,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+        )
+        # After a failed line search the position need not be where the value was.
+        bound = problem.bound(nest(result.position), problem.rows, seed, True)[0]
+        lost = ~tf.math.is_finite(bound)
+        kept = lost | ~(bound > first)
+        if done is not None:
+            kept |= done
+        status = tf.where(result.converged, CONVERGED, RUNNING)
+        status = tf.where(lost, DIVERGED, status)
+        return Found(
+            nest(tf.where(kept[:, tf.newaxis], start, result.position)),
+            tf.where(kept, first, bound),
+            tf.fill(tf.shape(bound), result.num_iterations),
+            status if done is None else tf.where(done, CONVERGED, status),
+        )

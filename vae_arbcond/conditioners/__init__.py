@@ -1,5 +1,6 @@
 """Conditioners: methods that answer p(x_target | x_observed) for any split of the features."""
 
+from vae_arbcond.conditioners.amortised import FillZeros, ReTunedEncoder
 from vae_arbcond.conditioners.base import (
     ArbitraryConditioner,
     DensityConditioner,
@@ -16,6 +17,13 @@ from vae_arbcond.conditioners.likelihoods import (
     PredictiveLikelihood,
     RatioLikelihood,
 )
+from vae_arbcond.conditioners.monte_carlo import (
+    GridPosterior,
+    HamiltonianMonteCarlo,
+    MetropolisWithinGibbs,
+    PseudoGibbs,
+    RejectionSampler,
+)
 from vae_arbcond.conditioners.posterior_matching import PosteriorMatching
 from vae_arbcond.conditioners.universal_marginalizer import UniversalMarginalizer
 from vae_arbcond.conditioners.vaeac import VAEAC
@@ -27,13 +35,20 @@ __all__ = [
     "DefaultLikelihood",
     "DensityConditioner",
     "FactorAnalysisConditioner",
+    "FillZeros",
     "GaussianMixtureConditioner",
+    "GridPosterior",
+    "HamiltonianMonteCarlo",
     "ImportanceLikelihood",
     "Inference",
     "LatentConditioner",
+    "MetropolisWithinGibbs",
     "MonteCarloLikelihood",
     "PosteriorMatching",
     "PredictiveLikelihood",
+    "PseudoGibbs",
     "RatioLikelihood",
+    "ReTunedEncoder",
+    "RejectionSampler",
     "UniversalMarginalizer",
 ]

@@ -1,7 +1,7 @@
 """Encoding and decoding in turns: `PseudoGibbs` and `MetropolisWithinGibbs`.
 
 Rezende, Mohamed and Wierstra, 2014, https://arxiv.org/abs/1401.4082v3, App. F; Mattei and
-Frellsen, 2018, https://arxiv.org/abs/1802.04826v4, which corrects it.
+Frellsen, 2018, https://arxiv.org/abs/1802.04826, which corrects it.
 """
 
 import tensorflow as tf

@@ -184,7 +184,7 @@ class GridPosterior(ModelOnly):
 
     def _over_grid(self, function, x, observed):
         """sum_g of function(log w_g, p(x | z_g)), which sums over its own cells: [B, ...]."""
-        exact = self._posterior(x, observed)
+        exact = self.infer(x, observed, None).posterior
         parts = (exact.centres(), tf.transpose(exact.log_mass))
         size = CHUNK
         spare = -tf.shape(parts[0])[0] % size

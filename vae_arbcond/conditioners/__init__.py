@@ -1,5 +1,6 @@
 """Conditioners: methods that answer p(x_target | x_observed) for any split of the features."""
 
+from vae_arbcond.conditioners.amortised import FillZeros, ReTunedEncoder
 from vae_arbcond.conditioners.base import (
     ArbitraryConditioner,
     DensityConditioner,
@@ -16,6 +17,13 @@ from vae_arbcond.conditioners.likelihoods import (
     MonteCarloLikelihood,
     PredictiveLikelihood,
     RatioLikelihood,
+)
+from vae_arbcond.conditioners.monte_carlo import (
+    GridPosterior,
+    HamiltonianMonteCarlo,
+    MetropolisWithinGibbs,
+    PseudoGibbs,
+    RejectionSampler,
 )
 from vae_arbcond.conditioners.posterior_matching import PosteriorMatching
 from vae_arbcond.conditioners.query_adaptive import (
@@ -37,15 +45,22 @@ __all__ = [
     "EncoderStart",
     "FactorAnalysisConditioner",
     "FeatureQueryAdaptive",
+    "FillZeros",
     "GaussianMixtureConditioner",
+    "GridPosterior",
+    "HamiltonianMonteCarlo",
     "ImportanceLikelihood",
     "Inference",
     "LatentConditioner",
+    "MetropolisWithinGibbs",
     "MonteCarloLikelihood",
     "PosteriorMatching",
     "PredictiveLikelihood",
     "PriorStart",
+    "PseudoGibbs",
     "QueryAdaptive",
     "RatioLikelihood",
+    "ReTunedEncoder",
+    "RejectionSampler",
     "UniversalMarginalizer",
 ]

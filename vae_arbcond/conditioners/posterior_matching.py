@@ -7,16 +7,15 @@ Strauss and Oliva, 2022, https://arxiv.org/abs/2201.12414v4. The paper's q_theta
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from vae_arbcond.conditioners.base import Inference, LatentConditioner
+from vae_arbcond.conditioners.amortised import PartialPosterior, check_event_size
 from vae_arbcond.models.base import Stage
-from vae_arbcond.networks import MaskedInput
 from vae_arbcond.registry import register
 
 tfd = tfp.distributions
 
 
 @register
-class PosteriorMatching(LatentConditioner):
+class PosteriorMatching(PartialPosterior):
     """Adds q(z | x_o) to any VAE by matching it to q(z | x).
 
     The loss scores the model's present entries (ELBO) and z (matching), never x_hidden itself.
@@ -36,8 +35,6 @@ class PosteriorMatching(LatentConditioner):
       correct_draws: resample draws towards the model's posterior; False is the paper's way.
     """
 
-    infer_draws = False  # Amortised, and each row for itself.
-
     def __init__(
         self,
         model,
@@ -50,28 +47,17 @@ class PosteriorMatching(LatentConditioner):
         correct_draws: bool = True,
         name: str | None = None,
     ):
-        super().__init__(model, correct_draws, name=name)
+        super().__init__(
+            model, partial_encoder, partial_posterior_head, correct_draws, name=name
+        )
         if pretrain_steps and not train_model:
             raise ValueError(
                 f"pretrain_steps={pretrain_steps} trains the model first, but train_model is "
                 f"False, which leaves it as it is. Drop one of the two."
             )
-        self.inputs_layer = MaskedInput()
-        self.partial_encoder = partial_encoder
-        self.partial_posterior_head = partial_posterior_head
         self.train_model, self.stop_gradient = train_model, stop_gradient
         self.closed_form, self.pretrain_steps = closed_form, pretrain_steps
         self._joint = train_model and not pretrain_steps
-
-    def partial_posterior(self, x, observed) -> tfd.Distribution:
-        """q_theta(z | x_o): batch_shape [B]."""
-        return self.partial_posterior_head(
-            self.partial_encoder(self.inputs_layer(x, observed))
-        )
-
-    def infer(self, x, observed, seed):
-        del seed  # Amortised: nothing is drawn.
-        return Inference(self.partial_posterior(x, observed))
 
     def matching_loss(self, full_posterior, x, observed, seed) -> tf.Tensor:
         """-log q(z | x_o) at one z ~ q(z | x) (Eq. 5), or KL(q(z | x) || q(z | x_o)) (Eq. 3).
@@ -88,12 +74,7 @@ class PosteriorMatching(LatentConditioner):
           [B], nats.
         """
         partial = self.partial_posterior(x, observed)
-        if partial.event_shape != full_posterior.event_shape:
-            raise ValueError(
-                f"The partial posterior's head has event_size {list(partial.event_shape)}, "
-                f"but the model's z is of size {list(full_posterior.event_shape)} (its "
-                f"latent_size). Give both the same number."
-            )
+        check_event_size(partial, full_posterior.event_shape)
         if self.closed_form:
             if self.stop_gradient:
                 full_posterior = tf.nest.map_structure(
@@ -125,10 +106,7 @@ class PosteriorMatching(LatentConditioner):
     def variables_to_train(self):
         if self._joint:
             return self.trainable_variables
-        return [
-            *self.partial_encoder.trainable_variables,
-            *self.partial_posterior_head.trainable_variables,
-        ]
+        return super().variables_to_train()
 
     def stages(self):
         if self.pretrain_steps:
@@ -137,12 +115,3 @@ class PosteriorMatching(LatentConditioner):
                 Stage("matching", self),
             ]
         return [Stage("training", self)]
-
-    def build_for(self, spec):
-        super().build_for(spec)
-        self.inputs_layer.build_for(spec)
-
-    def dry_run(self, x, seen):
-        super().dry_run(x, seen)
-        # The decoder's and encoder's weights exist even where the loss does not reach them.
-        self.model.elbo(x, seen, tf.zeros([2], tf.int32))

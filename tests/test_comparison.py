@@ -89,9 +89,17 @@ def test_every_question_asks_something(splits):
 
 def test_methods_are_found_by_name(splits):
     made = comparison.named(
-        ["FillZeros", "closed_form", "marginals"], run_of(splits), splits.train
+        ["FillZeros", "semi_amortised", "closed_form"], run_of(splits), splits.train
     )
-    assert list(made) == ["FillZeros", "closed_form", "marginals"]
+    assert list(made) == ["FillZeros", "semi_amortised", "closed_form"]
+
+
+def test_methods_around_one_model_answer_the_same_questions(splits):
+    queries = comparison.draw_queries(splits.test, BernoulliMask(0.5), 5)
+    names = ["FillZeros", "semi_amortised"]
+    made = comparison.named(names, run_of(splits), splits.train)
+    found = comparison.compare(made, splits, queries, 20)
+    assert all(found.scores[name]["log_likelihood_stderr"] >= 0.0 for name in names)
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,20 @@ import tensorflow as tf
 
 from vae_arbcond import baselines, evaluation, metrics, runs, scoring
 from vae_arbcond.baselines import Baseline
-from vae_arbcond.conditioners import ArbitraryConditioner, LatentConditioner
+from vae_arbcond.conditioners import (
+    AmortisedStart,
+    ArbitraryConditioner,
+    LatentConditioner,
+    QueryAdaptive,
+)
 from vae_arbcond.conditioners.likelihoods import DefaultLikelihood
 from vae_arbcond.data.pipeline import Dataset, Splits
 from vae_arbcond.files import write_atomically
 from vae_arbcond.floor import fit_floor
 from vae_arbcond.registry import PACKAGE
+from vae_arbcond.variational import FirstOrder
+
+SEMI_AMORTISED, FEW_STEPS = "semi_amortised", 30
 
 # What a comparison prints, in this order, where a method has it: metric -> (head, better).
 COLUMNS = {
@@ -277,7 +285,8 @@ def _time(method, x, observed, num_samples, seed) -> float:
 def named(names: Sequence[str], run: runs.LoadedRun, train: Dataset) -> dict:
     """Methods by name, to be compared with the method of a run.
 
-    A name is a run directory (of the same data), one of `baselines.NAMES`, 'closed_form', or a
+    A name is a run directory (of the same data), one of `baselines.NAMES`, 'closed_form',
+    'semi_amortised' (query-adaptive inference that starts at the run's own method), or a
     method that needs nothing but the run's model: its class, with a gin scope before it where
     one class is compared in several settings ('mixture/QueryAdaptive').
 
@@ -304,8 +313,25 @@ def named(names: Sequence[str], run: runs.LoadedRun, train: Dataset) -> dict:
             made[name] = baselines.named([name])[name](train)
         elif name == "closed_form":
             made[name] = fit_floor(train)
+        elif name == SEMI_AMORTISED:
+            made[name] = _semi_amortised(run.conditioner)
         else:
             made[name] = _around_model(name, run.conditioner)
+    return made
+
+
+def _semi_amortised(conditioner):
+    """A few steps of query-adaptive inference from what the run's method says of z."""
+    if not isinstance(conditioner, LatentConditioner):
+        raise ValueError(
+            f"{SEMI_AMORTISED} starts at a posterior of z, and the run's "
+            f"{type(conditioner).__name__} has none."
+        )
+    made = QueryAdaptive(
+        start=AmortisedStart(conditioner),
+        minimizer=FirstOrder(num_steps=FEW_STEPS, check_every=FEW_STEPS // 3),
+    )
+    made.build_for(conditioner.spec)
     return made
 
 
@@ -318,7 +344,8 @@ def _around_model(name, conditioner):
     kind = inspect.unwrap(cls) if cls is not None else None
     if not (inspect.isclass(kind) and issubclass(kind, ArbitraryConditioner)):
         raise ValueError(
-            f"There is no method {name!r}. Name a run directory, closed_form, one of "
+            f"There is no method {name!r}. Name a run directory, closed_form, "
+            f"{SEMI_AMORTISED}, one of "
             f"{', '.join(baselines.NAMES)}, or the class of a method that needs nothing but a "
             f"model, such as QueryAdaptive or FillZeros."
         )
@@ -328,9 +355,11 @@ def _around_model(name, conditioner):
             f"{type(conditioner).__name__} has none. Compare it with run directories."
         )
     try:
-        return cls(model=conditioner.model)
+        made = cls(model=conditioner.model)
     except TypeError as error:
         raise ValueError(
             f"{name} needs more than a model ({str(error).splitlines()[0]}). Train it with "
             f"arbcond-train and name its run directory, or bind what it lacks by --gin_param."
         ) from error
+    made.build_for(conditioner.spec)
+    return made

@@ -62,6 +62,19 @@ def test_adam_takes_the_steps_of_keras():
     np.testing.assert_allclose(found.parameters[0], variable.numpy(), rtol=1e-5)
 
 
+def test_noise_is_fresh_or_fixed_as_asked():
+    for fixed, different in ((False, 7), (True, 2)):
+        seeds = set()
+
+        def watched(parameters, rows, seed, exact, seeds=seeds):
+            seeds.add(tuple(seed.numpy()))
+            return quadratic(parameters, rows, seed, exact)
+
+        method = FirstOrder(num_steps=6, check_every=3, fixed_noise=fixed)
+        method.maximise(problem(watched), start(), SEED)
+        assert len(seeds) == different  # That of the checks is one of them.
+
+
 def test_every_query_stops_by_itself():
     # The second query starts at its top and has nothing to gain.
     near = (tf.constant([[0.0, 0.0], [0.0, 0.5], [0.0, 0.0]]),)

@@ -1,0 +1,272 @@
+"""Speed of query-adaptive inference, and what a start by Posterior Matching saves.
+
+    export TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+    python benchmarks/query_adaptive_speed.py --data ../shared/data --runs runs/query_adaptive
+
+red_wine, 12 columns, standardised; 1,200 rows train, the others are asked with half of their
+cells hidden. Posterior Matching around a VAE of latent size 10, 128-128 ReLU, is trained for
+4,000 steps; all searches share its decoder: 100 draws a step, at most 300 steps. Seconds are
+those of the CPU, of one thread, the least of some calls; the first call, which traces (and
+with XLA compiles), stands apart. What is measured joins the JSON file, cell by cell; --parts
+names some of search, batch, export and start.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from vae_arbcond import networks, optimizers, serving
+from vae_arbcond.conditioners import AmortisedStart, PosteriorMatching, QueryAdaptive
+from vae_arbcond.distributions import CholeskyGaussian, MixedColumns
+from vae_arbcond.models import VAE
+from vae_arbcond.schema import TableSchema
+from vae_arbcond.shapes import DataSpec
+from vae_arbcond.variational import FirstOrder, GaussianFamily, MixtureFamily
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "query_adaptive_speed.json"
+TRAIN_ROWS, TRAIN_STEPS, SAMPLES = 1200, 4000, 100
+ALL_STEPS = FirstOrder(patience=None)
+OWN_STOPPING = FirstOrder()
+FEW = FirstOrder(num_steps=30, check_every=10, learning_rate=0.03)
+PRODUCT_FLOPS = 2.0 * 10_000 * 128 * 128
+
+
+def table(folder):
+    """Standardised rows, in a drawn order: float32 [1599, 12]."""
+    frame = pd.read_csv(folder / "red_wine" / "winequality-red.csv", sep=";")
+    x = np.random.default_rng(0).permutation(frame.to_numpy(np.float64))
+    x = (x - x[:TRAIN_ROWS].mean(0)) / x[:TRAIN_ROWS].std(0)
+    return x.astype(np.float32)
+
+
+def questions(x, rows):
+    """Rows that were not trained on, again and again where they are too few; half hidden."""
+    x = np.resize(x[TRAIN_ROWS:], [rows, x.shape[1]])
+    observed = np.random.default_rng(1).random(x.shape) < 0.5
+    return tf.constant(np.where(observed, x, 0.0)), tf.constant(observed)
+
+
+def matching():
+    """The conditioner, untrained."""
+    size = 10
+    model = VAE(
+        size,
+        networks.mlp((128, 128)),
+        CholeskyGaussian(size),
+        networks.mlp((128, 128)),
+        MixedColumns(min_scale=0.1, network_scale=True),
+    )
+    made = PosteriorMatching(
+        model, networks.mlp((128, 128)), CholeskyGaussian(size), closed_form=True
+    )
+    return made.create_variables(DataSpec((12,)), 0)
+
+
+def trained(x, runs):
+    """The conditioner with its weights, and the CPU seconds that training took (or None)."""
+    made, path = matching(), runs / "matching.weights.h5"
+    if path.exists():
+        made.load_weights(path)
+        return made, None
+    made.optimizer = optimizers.adam(learning_rate=1e-3)
+    made.optimizer.build(made.variables_to_train())
+    made.train_seed = (0, 0)
+    rows = tf.constant(x[:TRAIN_ROWS])
+
+    @tf.function
+    def steps(first):
+        for i in tf.range(first, first + 100):
+            pair = tf.stack([i, 7])
+            at = tf.random.stateless_uniform([64], pair, 0, TRAIN_ROWS, tf.int32)
+            share = tf.random.stateless_uniform([64, 1], pair + 1)
+            observed = tf.random.stateless_uniform([64, 12], pair + 2) < share
+            batch = tf.gather(rows, at)
+            made.train_step((batch, tf.ones_like(observed), observed))
+
+    start = time.process_time()
+    for first in range(0, TRAIN_STEPS, 100):
+        steps(tf.constant(first))
+    runs.mkdir(parents=True, exist_ok=True)
+    made.save_weights(path)
+    return made, time.process_time() - start
+
+
+def adaptive(matched, family, minimizer, **options):
+    """A QueryAdaptive on the trained model."""
+    model = None if "start" in options else matched.model
+    made = QueryAdaptive(
+        model, family, minimizer, num_samples=SAMPLES, train_model=False, **options
+    )
+    return made.create_variables(matched.spec)
+
+
+def timed(function, calls):
+    """CPU seconds of the first call and the least of `calls` more, and the last result."""
+    seconds = []
+    for _ in range(calls + 1):
+        start = time.process_time()
+        result = function()
+        tf.nest.map_structure(lambda part: part.numpy(), result)
+        seconds.append(time.process_time() - start)
+    return seconds[0], min(seconds[1:]), result
+
+
+def product():
+    """GFLOP/s of CPU time of a plain matrix product, the machine's yardstick."""
+    a, b = tf.random.normal([10_000, 128]), tf.random.normal([128, 128])
+    _, seconds, _ = timed(tf.function(lambda: tf.matmul(a, b)), 20)
+    return PRODUCT_FLOPS / seconds / 1e9
+
+
+def search(matched, x, minimizer, family, jit, rows=100, calls=2):
+    """How long `rows` queries take together."""
+    method = adaptive(matched, family, minimizer, jit_compile=jit)
+    x, observed = questions(x, rows)
+    ask = tf.function(method.optimise, jit_compile=jit or None)
+    first, seconds, found = timed(lambda: ask(x, observed), calls)
+    return {
+        "CPU s": seconds,
+        "first call, CPU s": first,
+        "ms a query": 1e3 * seconds / rows,
+        "mean steps": float(np.mean(found.steps)),
+        "mean bound": float(np.mean(found.bound)),
+        "matrix product, GFLOP/s": product(),
+    }
+
+
+def exported(matched, x, **options):
+    """What the exported `impute` signature takes for one query and 100 draws."""
+    columns = pd.DataFrame(x[:TRAIN_ROWS].astype(np.float64) + 0.01).add_prefix("column ")
+    method = adaptive(matched, GaussianFamily(), **options)
+    schema = TableSchema.infer(columns, overrides={c: "numeric" for c in columns})
+    with tempfile.TemporaryDirectory() as folder:
+        path = serving.export(method, folder, schema=schema)
+        impute = tf.saved_model.load(str(path)).signatures["impute"]
+        x, observed = questions(x, 20)
+        times = []
+        for row in range(20):
+            one = slice(row, row + 1)
+            ask = {
+                "x": x[one],
+                "observed": observed[one],
+                "num_samples": tf.constant([100]),
+                "seed": tf.constant([[1, 2]]),
+            }
+            _, seconds, _ = timed(lambda ask=ask: impute(**ask), 3)
+            times.append(seconds)
+    return {
+        "ms, median of 20 queries": 1e3 * float(np.median(times)),
+        "ms, largest": 1e3 * max(times),
+        "matrix product, GFLOP/s": product(),
+    }
+
+
+def started(matched, x, family, few):
+    """Bounds, on 2,000 fresh draws, of 300 steps from the prior and of few from the start."""
+    x, observed = questions(x, 200)
+    plain = adaptive(matched, family, ALL_STEPS)
+    quick = adaptive(matched, family, few, start=AmortisedStart(matched))
+    seed, bounds = tf.constant([5, 6]), {}
+    for name, method in (("300 steps from the prior", plain), ("from the start", quick)):
+        found = tf.function(method.optimise)(x, observed)
+        method.num_samples = 2000
+        bounds[name] = method.bound(found.parameters, (x, observed), seed)[0].numpy()
+    zero = quick.family.start(matched.infer(x, observed, None).posterior, tf.constant([0, 0]))
+    bounds["the start itself"] = quick.bound(zero, (x, observed), seed)[0]
+    apart = bounds["from the start"] - bounds["300 steps from the prior"]
+    return {f"mean bound, {name}": float(np.mean(b)) for name, b in bounds.items()} | {
+        "steps from the start": few.num_steps,
+        "mean difference": float(apart.mean()),
+        "its standard error": float(apart.std() / np.sqrt(len(apart))),
+        "share of queries within 0.05 nats or above": float((apart >= -0.05).mean()),
+    }
+
+
+def cells(matched, x):
+    """Part -> name of a cell -> what measures it."""
+    families = {"Gaussian": GaussianFamily(), "mixture of 10": MixtureFamily(10)}
+    full = GaussianFamily(full_covariance=True)
+    minimizers = {"all 300 steps": ALL_STEPS, "own stopping": OWN_STOPPING}
+    return {
+        "search": {
+            f"100 queries, {name}, {how}{', XLA' if jit else ''}": (
+                lambda m=m, f=f, jit=jit: search(matched, x, m, f, jit)
+            )
+            for name, f in families.items()
+            for how, m in minimizers.items()
+            for jit in (False, True)
+        },
+        "batch": {
+            f"{rows} queries, Gaussian, {how}": (
+                lambda m=m, rows=rows: search(
+                    matched, x, m, families["Gaussian"], False, rows, 5 if rows < 100 else 1
+                )
+            )
+            for rows in (1, 10, 100, 1000)
+            for how, m in minimizers.items()
+            if rows < 1000 or how == "own stopping"
+        },
+        "export": {
+            "one query, all 300 steps": lambda: exported(matched, x, minimizer=ALL_STEPS),
+            "one query, own stopping": lambda: exported(matched, x, minimizer=OWN_STOPPING),
+            "one query, 30 steps from the start": lambda: exported(
+                matched, x, minimizer=FEW, start=AmortisedStart(matched)
+            ),
+        },
+        "start": {
+            f"{name}, {steps} steps": (
+                lambda f=f, steps=steps: started(
+                    matched,
+                    x,
+                    f,
+                    FirstOrder(num_steps=steps, check_every=10, learning_rate=0.03),
+                )
+            )
+            for name, f in (("diagonal Gaussian", families["Gaussian"]), ("Cholesky", full))
+            for steps in (10, 20, 30)
+        },
+    }
+
+
+def main():
+    """Measures what the JSON file lacks, cell by cell."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=pathlib.Path, default="../shared/data")
+    parser.add_argument("--runs", type=pathlib.Path, default="runs/query_adaptive")
+    parser.add_argument("--parts", nargs="+", default=["search", "batch", "export", "start"])
+    parser.add_argument("--json", type=pathlib.Path, default=RESULTS)
+    arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    told = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    x = table(arguments.data)
+    matched, seconds = trained(x, arguments.runs)
+    if seconds is not None:
+        told["training, CPU s"] = seconds
+    told["facts"] = {
+        "command": "python benchmarks/query_adaptive_speed.py, one thread",
+        "hardware": f"{os.cpu_count()} shared cores, {platform.machine()}, no GPU",
+        "tensorflow": tf.__version__,
+        "seeds": "rows 0, questions 1, noise 0",
+    }
+    for part in arguments.parts:
+        for name, measure in cells(matched, x)[part].items():
+            done = told.setdefault(part, {})
+            if name not in done:
+                done[name] = measure()
+                print(name, done[name], flush=True)
+                arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

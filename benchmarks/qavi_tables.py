@@ -51,6 +51,7 @@ from vae_arbcond.variational import (
 RESULTS = pathlib.Path(__file__).parent / "results"
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 LATENT, MIN_SCALE, STEPS = 10, 0.05, 3000
+HIDDEN = (128, 128)
 SAMPLES, ROWS = 10_000, 100
 # The paper's log p(x_M) and oracle NRMSE, Table 1, in the order of TABLES.
 TABLES = ("breast_wdbc", "red_wine", "white_wine", "banknote", "concrete", "yeast")
@@ -97,11 +98,6 @@ QAVI = ("Mix. QAVI", "Flow QAVI", "Gaus. QAVI")
 OURS = ("Full-covariance QAVI", "Semi-amortised, 30 steps", "HMC")  # rows the paper has not
 
 
-def mlp(seed_name):
-    """The paper's encoders and decoders: two layers of 128 units."""
-    return networks.mlp((128, 128), name=seed_name)
-
-
 def splits_of(name):
     """65 : 15 : 20 of a table's rows, standardised by the training rows."""
     sys.path.insert(0, str(SHARED / "tools"))
@@ -145,12 +141,16 @@ def trained(splits):
     head = DiagonalGaussian
 
     def matching():
-        vae = VAE(LATENT, mlp("encoder"), head(LATENT), mlp("decoder"), Normal(MIN_SCALE))
-        return PosteriorMatching(vae, mlp("partial"), head(LATENT))
+        vae = VAE(
+            LATENT, networks.mlp(HIDDEN), head(LATENT), networks.mlp(HIDDEN), Normal(MIN_SCALE)
+        )
+        return PosteriorMatching(vae, networks.mlp(HIDDEN), head(LATENT))
 
     match = fit(matching, splits)
     again = fit(
-        lambda: ReTunedEncoder(match.model, mlp("tuned"), head(LATENT), train_model=False),
+        lambda: ReTunedEncoder(
+            match.model, networks.mlp(HIDDEN), head(LATENT), train_model=False
+        ),
         splits,
     )
     return match, again

@@ -28,6 +28,11 @@ SMALL_IMAGES = [
     *("tfds_images.max_train_rows = 64", "tfds_images.max_valid_rows = 8"),
     *("tfds_images.max_test_rows = 2", "tfds_images.size = (8, 8)", "FILTERS = (4, 4)"),
 ]
+# Methods around a VAE of another experiment, whose chains and graphs take half a minute each.
+COMPARED = [
+    pathlib.Path(f"experiments/{name}_iris.gin")
+    for name in ("fill_zeros", "monte_carlo", "re_tuned")
+]
 SMALL_DECODER = "DECODER_FILTERS = (4, 4)"
 IMAGES = [p for p in EXPERIMENTS if "tfds_images.files_dir" in (FOLDER / p).read_text()]
 # Table 3 of the paper and its text: batch, latent, blocks, layer norm, steps, period, delay.
@@ -101,8 +106,22 @@ def test_an_experiment_on_images_trains_evaluates_and_states_its_command(
     check(experiment, [*params, f'tfds_images.data_dir = "{built}"'], tmp_path)
 
 
+@pytest.mark.parametrize("experiment", COMPARED, ids=str)
+def test_an_experiment_to_compare_with_parses_and_makes_its_method(experiment):
+    config.load([str(experiment)])
+    method = copy.deepcopy(gin.query_parameter("train.conditioner"))  # Calls it.
+    assert type(method.model) is models.VAE
+    assert method.stages()[0].trainable is method.model
+
+
 @pytest.mark.parametrize(
-    "experiment", [p for p in EXPERIMENTS if p not in [*BY_HAND, *IMAGES]], ids=str
+    "experiment",
+    [
+        pytest.param(p, marks=pytest.mark.slow if p in COMPARED else ())
+        for p in EXPERIMENTS
+        if p not in [*BY_HAND, *IMAGES]
+    ],
+    ids=str,
 )
 def test_an_experiment_trains_evaluates_and_states_its_command(experiment, tmp_path):
     text = (FOLDER / experiment).read_text()
@@ -113,6 +132,8 @@ def test_an_experiment_trains_evaluates_and_states_its_command(experiment, tmp_p
     if experiment.name.startswith("closed_form"):
         # Nothing is asked for steps, and two numbers of components are enough.
         params[0] = "GaussianMixtureConditioner.components = (1, 2)"
+    if experiment.name.startswith("monte_carlo"):
+        params += ["NUM_DRAWS = 10", "NUM_BURN_IN = 10", "evaluate.num_samples = 20"]
     if given := re.search(r"table_file.path = '(.+)'", text):
         path = FOLDER.parent / given[1]
         if not path.is_file():

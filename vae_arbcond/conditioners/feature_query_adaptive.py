@@ -96,9 +96,7 @@ class FeatureQueryAdaptive(LatentConditioner):
         rows = tf.ensure_shape(rows, [None, *x.shape[1:]])
         each = self.model.posterior(rows, self._all_present(rows))
         shape = [x.shape[0] or tf.shape(x)[0], self.components]
-        posterior = tfd.MixtureSameFamily(
-            tfd.Categorical(tf.zeros(shape)), tfd.BatchReshape(each, shape)
-        )
+        posterior = _Mixture(tfd.Categorical(tf.zeros(shape)), tfd.BatchReshape(each, shape))
         return Inference(posterior, search_of(found))
 
     def optimise(self, x, observed):
@@ -207,3 +205,12 @@ class FeatureQueryAdaptive(LatentConditioner):
                 "features out and serves every kind of column."
             )
         super().build_for(spec)
+
+
+class _Mixture(tfd.MixtureSameFamily):
+    """A mixture whose components are a BatchReshape, which does not broadcast a value."""
+
+    def _per_mixture_component_log_prob(self, x):
+        components = tf.shape(self.mixture_distribution.logits)[-1]
+        each = tf.repeat(x[..., tf.newaxis, :], components, axis=-2)
+        return self.components_distribution.log_prob(each)

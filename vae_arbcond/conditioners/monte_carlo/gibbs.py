@@ -1,7 +1,8 @@
 """Encoding and decoding in turns: `PseudoGibbs` and `MetropolisWithinGibbs`.
 
 Rezende, Mohamed and Wierstra, 2014, https://arxiv.org/abs/1401.4082v3, App. F; Mattei and
-Frellsen, 2018, https://arxiv.org/abs/1802.04826, which corrects it.
+Frellsen, 2018, https://arxiv.org/abs/1802.04826, which corrects it. Wu, Domke
+and Sanner, 2018, https://arxiv.org/abs/1805.07785, Sec. 7.2, show where the former fails.
 """
 
 import tensorflow as tf
@@ -152,7 +153,9 @@ class ReEncoding(tfp.mcmc.TransitionKernel):
         x = tf.where(kept, self.x, likelihood.sample(seed=fill_seed))  # [C, B, *F, *E]
         flat = tf.reshape(x, tf.concat([[-1], tf.shape(self.x)[1:]], 0))
         flat = tf.ensure_shape(flat, [None, *self.x.shape[1:]])
-        present = tf.ones(tf.shape(flat)[: self.observed.shape.rank], tf.bool)
+        ndims = self.observed.shape.rank
+        present = tf.ones(tf.shape(flat)[:ndims], tf.bool)
+        present = tf.ensure_shape(present, flat.shape[:ndims])
         q = self.model.posterior(flat, present)
         proposed = tf.ensure_shape(
             tf.reshape(q.sample(seed=encode_seed), tf.shape(z)), z.shape

@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo over z, as Wu, Domke and Sanner, 2018, compare with.
 
-https://arxiv.org/abs/1805.07785, Sec. 4 and 7.3.
+https://arxiv.org/abs/1805.07785, Sec. 4.2 and 7.3.
 """
 
 import tensorflow as tf

@@ -1,6 +1,6 @@
 """Rejection sampling from the prior, as Wu, Domke and Sanner, 2018, compare with.
 
-https://arxiv.org/abs/1805.07785, Sec. 4.
+https://arxiv.org/abs/1805.07785, Sec. 4.2.
 """
 
 import tensorflow as tf

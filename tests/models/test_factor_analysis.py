@@ -140,6 +140,27 @@ class MixtureTest(ExactContract, tf.test.TestCase):
         variance = square / total - (mean / total) ** 2
         self.assertAllClose(moments.variance, variance, rtol=1e-6, atol=1e-6)
 
+    def test_quantiles_invert_the_distribution_function(self):
+        x, observed = np.zeros([1, 4], np.float32), np.array([[True, False, False, True]])
+        wanted = np.array([0.01, 0.5, 0.9])
+        at = self.conditioner().quantiles(x, observed, wanted).numpy()
+        self.assertAllEqual(at[:, 0, 0], x[0, [0, 0, 0]])
+        factors, below, total = parameters(3, 4, 2), 0.0, 0.0
+        for k in range(3):
+            loadings = factors.loadings[k]
+            own = factors.means[k], loadings @ loadings.T + np.diag(factors.variances[k])
+            share = np.exp(factors.log_weights[k] + log_density(*own, x, observed))
+            mean, covariance = gaussian_conditional(*own, x, observed)
+            scale = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+            z = ((at[:, 0] - mean) / np.maximum(scale, 1e-9))[:, 1:3]
+            below, total = (
+                below + share * 0.5 * tf.math.erfc(-z * np.sqrt(0.5)).numpy(),
+                total + share,
+            )
+        self.assertAllClose(below / total, np.repeat(wanted[:, None], 2, 1), atol=1e-6)
+        with self.assertRaisesRegex(ValueError, "between 0 and 1"):
+            self.conditioner().quantiles(x, observed, [0.0])
+
     def test_every_importance_weight_is_the_same(self):
         x, observed = self.inputs()
         nothing = np.zeros_like(observed)

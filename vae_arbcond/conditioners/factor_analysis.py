@@ -5,7 +5,7 @@ import tensorflow as tf
 from vae_arbcond import estimators
 from vae_arbcond.conditioners import sampling
 from vae_arbcond.conditioners.base import Inference, LatentConditioner
-from vae_arbcond.conditioners.mixture_answers import Moments
+from vae_arbcond.conditioners.mixture_answers import Moments, check_probabilities, quantiles
 from vae_arbcond.models.base import FitStage
 from vae_arbcond.models.factor_analysis import FactorAnalysis
 from vae_arbcond.registry import register
@@ -80,17 +80,40 @@ class FactorAnalysisConditioner(LatentConditioner):
         """
         x, observed, _, _ = self._check(x, observed, 1, [0, 0])
         hidden = tf.where(observed, x, 0.0)
-        weights, means, solved = self._components(hidden, observed)
+        weights, means, variances = self._marginals(hidden, observed)
         mean = tf.reduce_sum(weights * means, 0)
+        variance = tf.reduce_sum(weights * (variances + (means - mean) ** 2), 0)
+        own = tf.cast(hidden, tf.float64)
+        return Moments(tf.where(observed, own, mean), tf.where(observed, 0.0, variance))
+
+    def quantiles(self, x, observed, probabilities) -> tf.Tensor:
+        """Quantiles of every column given x_observed: float64 [Q, B, D].
+
+        Observed cells are their own quantiles.
+
+        Args:
+          x, observed: as for `conditional_mean`.
+          probabilities: Q numbers in (0, 1).
+
+        Raises:
+          ValueError: a probability out of range.
+        """
+        wanted = check_probabilities(probabilities)
+        x, observed, _, _ = self._check(x, observed, 1, [0, 0])
+        hidden = tf.where(observed, x, 0.0)
+        weights, means, variances = self._marginals(hidden, observed)
+        answer = quantiles(tf.math.log(weights[..., 0]), means, variances, wanted)
+        return tf.where(observed, tf.cast(hidden, tf.float64), answer)
+
+    def _marginals(self, x, observed):
+        """Weights [K, B, 1] and each column's mean and variance in a component [K, B, D]."""
+        weights, means, solved = self._components(x, observed)
         factors = self.model.factors
         # w^T Cov(z | x_o) w of each column, and the noise that no other column tells.
         spread = tf.einsum(
             "kdi,kbij,kdj->kbd", factors.loadings, solved.covariances, factors.loadings
         )
-        spread += factors.variances[:, tf.newaxis] + (means - mean) ** 2
-        variance = tf.reduce_sum(weights * spread, 0)
-        own = tf.cast(hidden, tf.float64)
-        return Moments(tf.where(observed, own, mean), tf.where(observed, 0.0, variance))
+        return weights, means, spread + factors.variances[:, tf.newaxis]
 
     def _components(self, x, observed):
         """p(component | x_o) [K, B, 1], E[x | x_o, component] [K, B, D] and the solves."""

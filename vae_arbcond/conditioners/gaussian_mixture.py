@@ -36,13 +36,13 @@ LARGEST = float(np.finfo(np.float32).max)
 class GaussianMixtureConditioner(MixtureAnswers, DensityConditioner):
     """A mixture of full-covariance Gaussians fitted by EM, conditioned exactly.
 
-    Draws, likelihoods, quantiles and class probabilities are those of the mixture; means and
-    variances through a marginal that is not linear come from a quadrature (see
-    `conditional_moments`). Columns without spread are completed and drawn as their value;
-    columns without any value are completed by 0, the model's unit being a standard normal.
-    Completions of real columns stay within the range of the training values; so do draws and
-    quantiles, unless `strength` is 0. What the density has beyond that range falls on its
-    ends: a column that is often 0 and never less is often drawn as exactly 0.
+    Draws, likelihoods, moments, quantiles and class probabilities are those of the mixture;
+    completions look means through a marginal that is not linear up in a table of them.
+    Columns without spread are completed and drawn as their value; columns without any value
+    are completed by 0, the model's unit being a standard normal. Completions and moments of
+    real columns stay within the range of the training values; so do draws and quantiles,
+    unless `strength` is 0. What the density has beyond that range falls on its ends: a column
+    that is often 0 and never less is often drawn as exactly 0.
     Likelihoods lose digits for observed values millions of standard deviations out.
 
     Args:

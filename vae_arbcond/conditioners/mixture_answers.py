@@ -34,15 +34,49 @@ class Posterior(NamedTuple):
     variances: tf.Tensor
 
 
+def check_probabilities(probabilities) -> np.ndarray:
+    """float64 [Q].
+
+    Raises:
+      ValueError: one of them is not between 0 and 1.
+    """
+    wanted = np.asarray(probabilities, np.float64).reshape(-1)
+    if not ((wanted > 0) & (wanted < 1)).all():
+        raise ValueError(f"probabilities must lie between 0 and 1, got {probabilities}.")
+    return wanted
+
+
+def quantiles(log_weights, means, variances, wanted) -> tf.Tensor:
+    """Quantiles of each column of a mixture of Gaussians, by bisection: float64 [Q, B, D].
+
+    Args:
+      log_weights: [K, B].
+      means, variances: [K, B, D], float64.
+      wanted: probabilities [Q].
+    """
+    weights = tf.exp(log_weights)[..., tf.newaxis]
+    scales = tf.sqrt(tf.maximum(variances, 1e-300))
+    at = tf.constant(wanted)[:, tf.newaxis, tf.newaxis]
+    width = 10.0 * tf.reduce_max(scales, 0)
+    shape = tf.concat([tf.shape(at)[:1], tf.shape(width)], 0)
+    low = tf.broadcast_to(tf.reduce_min(means, 0) - width, shape)
+    high = tf.broadcast_to(tf.reduce_max(means, 0) + width, shape)
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        z = (middle[:, tf.newaxis] - means) / scales
+        below = tf.reduce_sum(weights * 0.5 * tf.math.erfc(-z * np.sqrt(0.5)), 1) < at
+        low, high = tf.where(below, middle, low), tf.where(below, high, middle)
+    return 0.5 * (low + high)
+
+
 class MixtureAnswers:
     """Answers of a `GaussianMixtureConditioner` that not every method has."""
 
     def conditional_moments(self, x, observed) -> Moments:
         """Mean and variance of every column given x_observed.
 
-        Exact but for real columns whose marginal is not linear (`strength` above 0): in each
-        component theirs are those of a 32-node Gauss-Hermite rule, which is off by up to some
-        hundredths of a standard deviation in columns of few values.
+        Exact, through the marginals too. With `strength` above 0 real columns stay within the
+        range of the training values, as draws do.
 
         Args:
           x: [B, D]; hidden entries may be anything.
@@ -60,8 +94,11 @@ class MixtureAnswers:
             constant = tf.equal(self.marginals.least, self.marginals.most)
             spread = tf.where(constant, tf.zeros([], tf.float64), spread)
         else:
-            real = self._expected(posterior, 1)
-            spread = self._expected(posterior, 2) - real**2
+            weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]  # [K, B, 1]
+            scales = tf.sqrt(posterior.variances)
+            each = marginals.expected_x(self.marginals, posterior.means, scales)
+            real, square = (tf.reduce_sum(weights * part, 0) for part in each)
+            spread = square - real**2
         means, spreads = [real], [tf.maximum(spread, 0.0)]
         weights = tf.exp(posterior.log_weights)
         shares = tf.matmul(weights, tf.exp(self.mixture.log_levels))
@@ -80,10 +117,10 @@ class MixtureAnswers:
         return Moments(mean, tf.where(observed, 0.0, self._in_order(spreads)))
 
     def quantiles(self, x, observed, probabilities) -> tf.Tensor:
-        """Quantiles of each real column given x_observed: float64 [Q, B, D].
+        """Quantiles of each real column and count given x_observed: float64 [Q, B, D].
 
-        Observed cells are their own quantiles; columns with levels and counts are NaN (see
-        `class_probabilities`).
+        A count's is the least number that has this probability or more. Observed cells are
+        their own quantiles; columns with levels are NaN (see `class_probabilities`).
 
         Args:
           x, observed: as for `conditional_moments`.
@@ -92,29 +129,17 @@ class MixtureAnswers:
         Raises:
           ValueError: a probability out of range.
         """
-        wanted = np.asarray(probabilities, np.float64).reshape(-1)
-        if not ((wanted > 0) & (wanted < 1)).all():
-            raise ValueError(f"probabilities must lie between 0 and 1, got {probabilities}.")
+        wanted = check_probabilities(probabilities)
         x, observed, _, _ = self._check(x, observed, 1, [0, 0])
         hidden = tf.where(observed, x, 0.0)
         posterior = self.posterior(hidden, observed)
-        weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]
-        scales = tf.sqrt(tf.maximum(posterior.variances, 1e-300))
-        at = tf.constant(wanted)[:, tf.newaxis, tf.newaxis]
-        width = 10.0 * tf.reduce_max(scales, 0)
-        shape = tf.concat([tf.shape(at)[:1], tf.shape(width)], 0)
-        low = tf.broadcast_to(tf.reduce_min(posterior.means, 0) - width, shape)
-        high = tf.broadcast_to(tf.reduce_max(posterior.means, 0) + width, shape)
-        for _ in range(BISECTIONS):
-            middle = 0.5 * (low + high)
-            z = (middle[:, tf.newaxis] - posterior.means) / scales
-            share = 0.5 * tf.math.erfc(-z * np.sqrt(0.5))
-            below = tf.reduce_sum(weights * share, 1) < at
-            low, high = tf.where(below, middle, low), tf.where(below, high, middle)
-        real = marginals.to_x(self.marginals, 0.5 * (low + high), self.strength > 0.0)
+        g = quantiles(
+            tf.transpose(posterior.log_weights), posterior.means, posterior.variances, wanted
+        )
+        real = marginals.to_x(self.marginals, g, self.strength > 0.0)
+        counts = self._count_quantiles(tf.exp(posterior.log_weights), wanted)
         unknown = tf.fill(tf.shape(real)[:2], tf.constant(np.nan, tf.float64))[..., tf.newaxis]
-        rest = len(self.columns.discrete) + len(self.columns.count)
-        answer = self._in_order([real] + [unknown] * rest)
+        answer = self._in_order([real] + [unknown] * len(self.columns.discrete) + [counts])
         return tf.where(observed, tf.cast(hidden, tf.float64), answer)
 
     def class_probabilities(self, x, observed) -> tf.Tensor:
@@ -140,9 +165,18 @@ class MixtureAnswers:
             tables[d] = tf.pad(table, [[0, 0], [0, most - size]])
         return tf.stack(tables, 1)
 
-    def _expected(self, posterior, power: int):
-        """E[x^power | x_o] of the real columns, float64 [B, R]."""
-        weights = tf.exp(tf.transpose(posterior.log_weights))[..., tf.newaxis]  # [K, B, 1]
-        scales = tf.sqrt(posterior.variances)
-        each = marginals.expected_x(self.marginals, posterior.means, scales, power, clip=True)
-        return tf.reduce_sum(weights * each, 0)
+    def _count_quantiles(self, weights, wanted):
+        """Quantiles [Q, B, C] of counts, mixtures of Poissons with weights [B, K]."""
+        rates = tf.exp(self.mixture.log_rates)  # [K, C]
+        most = tf.reduce_max(rates, 0)
+        shape = [len(wanted), tf.shape(weights)[0], rates.shape[1]]
+        # P(n <= low) is too small, P(n <= high) is not: far above any quantile in float64.
+        low = tf.fill(shape, tf.constant(-1.0, tf.float64))
+        high = tf.broadcast_to(tf.math.ceil(most + 40.0 * tf.sqrt(most) + 100.0), shape)
+        at = tf.constant(wanted)[:, tf.newaxis, tf.newaxis]
+        for _ in range(BISECTIONS):
+            middle = tf.math.floor(0.5 * (low + high))
+            each = tf.math.igammac(middle[:, :, tf.newaxis] + 1.0, rates)  # [Q, B, K, C]
+            enough = tf.einsum("bk,qbkc->qbc", weights, each) >= at
+            low, high = tf.where(enough, low, middle), tf.where(enough, middle, high)
+        return high

@@ -9,6 +9,7 @@ The map is piecewise linear on a grid that is even in g, so that the inverse, wh
 most often, is an index and no search. Beyond the training values both go on linearly.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +17,10 @@ import tensorflow as tf
 
 HALF_WIDTH = 0.05  # of the smoothing, in standard deviations of the column
 KNOTS = 257
-NODES = 32  # of the Gauss-Hermite rule for means through the inverse
-PLACES, SCALES = 257, 65  # grid of `Table`
-MARGIN, WIDEST = 2.0, 4.0  # how far the grid goes beyond the knots, and up to which scale
+PLACES, SCALES = 257, 65  # grid of `tabulate`
+# In steps: how far its means go beyond the knots, and how far its scales, which stand closest
+# where they are small.
+MARGIN, WIDEST = 64.0, 192.0
 MIN_DISTINCT = 3  # distinct values a column needs for its ranks to say more than its values
 LARGEST = float(np.finfo(np.float64).max)
 SMALLEST = 1e-7  # spread, relative to the largest value, below which float32 knows no spread
@@ -193,43 +195,85 @@ def to_x(marginals: Marginals, g, clip: bool = False) -> tf.Tensor:
     return tf.where(constant, tf.cast(marginals.least, x.dtype), x)
 
 
-def expected_x(marginals: Marginals, means, scales, power: int = 1, clip: bool = False):
-    """E[x^power] for g ~ N(means, scales^2), by a 32-node Gauss-Hermite rule: [..., D].
+@tf.function(reduce_retracing=True, autograph=False)  # Eagerly 257 steps of a loop are slow.
+def expected_x(marginals: Marginals, means, scales) -> tuple[tf.Tensor, tf.Tensor]:
+    """E[x] and E[x^2] for g ~ N(means, scales^2), x kept in the training range: [..., D] each.
 
-    Exact where the inverse is linear over most of the distribution; where it has steps, as in
-    columns of few values, within some hundredths of a standard deviation.
+    Exact: x is linear between two knots, and constant beyond the ends of the range.
+
+        E[x; a < g < b] = c (Phi(b') - Phi(a')) - r s (phi(b') - phi(a')),
+        a' = (a - m) / s, x = c + r (g - m)
 
     Args:
       marginals: of the D columns.
       means, scales: [..., D], float64.
-      power: 1 or 2.
-      clip: True keeps x inside the range of the training values.
     """
-    places, shares = np.polynomial.hermite_e.hermegauss(NODES)
-    total = tf.zeros_like(means)
-    for place, share in zip(places, shares / shares.sum(), strict=True):
-        total += share * to_x(marginals, means + place * scales, clip) ** power
-    return total
+    places, values = _clipped_knots(marginals)  # [M, D] each
+    scales = tf.maximum(scales, 1e-150)  # Without a spread all terms but one are 0.
+
+    def at(j):
+        z = (places[j] - means) / scales
+        density = tf.exp(-0.5 * z**2) * _PHI_0
+        return 0.5 * tf.math.erfc(-z * math.sqrt(0.5)), density, z * density
+
+    def add(j, before, first, second):
+        after = at(j)
+        share, density, moment = (b - a for a, b in zip(before, after, strict=True))
+        length = places[j] - places[j - 1]
+        slope = tf.math.divide_no_nan(values[j] - values[j - 1], length)
+        here = values[j - 1] + slope * (means - places[j - 1])
+        rise = slope * scales
+        first += here * share - rise * density
+        second += (here**2 + rise**2) * share - 2.0 * here * rise * density - rise**2 * moment
+        return j + 1, after, first, second
+
+    start = at(0)
+    below = start[0] * values[0], start[0] * values[0] ** 2
+    count = tf.shape(places)[0]
+    _, end, first, second = tf.while_loop(
+        lambda j, *_: j < count, add, (1, start, *below), parallel_iterations=1
+    )
+    above = 1.0 - end[0]
+    return first + above * values[-1], second + above * values[-1] ** 2
+
+
+_PHI_0 = 1.0 / math.sqrt(2.0 * math.pi)
+
+
+def _clipped_knots(marginals):
+    """g and x of each knot, brought into the range of the training values: [M, D] each."""
+    knots = tf.transpose(tf.convert_to_tensor(marginals.knots))
+    least = tf.clip_by_value(marginals.least, knots[0], knots[-1])
+    most = tf.clip_by_value(marginals.most, knots[0], knots[-1])
+    ends = to_g(marginals, tf.stack([least, most]))
+    number = tf.range(tf.cast(tf.shape(knots)[0], tf.float64), dtype=tf.float64)
+    places = marginals.low + number[:, tf.newaxis] * marginals.step
+    return tf.clip_by_value(places, ends[0], ends[1]), tf.clip_by_value(knots, least, most)
 
 
 def tabulate(marginals: Marginals) -> np.ndarray:
-    """`expected_x`, clipped, on a grid of means and scales: [D, PLACES, SCALES].
+    """E[x] of `expected_x` on a grid of means and scales: [D, PLACES, SCALES].
 
-    So many look-ups for every cell and component would take most of the time of a completion.
+    So many pieces for every cell and component would take most of the time of a completion.
+    In units of `step` the knots of all columns are 0, 1, ..., so E[(g - j)^+] is the same for
+    all of them: x = x_0 + the sum over knots j of (change of slope at j) (g - j)^+.
     """
-    low, step = np.asarray(marginals.low), np.asarray(marginals.step)
-    if not len(low):
+    if not len(np.asarray(marginals.low)):
         return np.zeros([0, PLACES, SCALES])
-    reach = (marginals.knots.shape[-1] - 1) * step + 2 * MARGIN
-    means = low - MARGIN + reach * np.linspace(0.0, 1.0, PLACES)[:, np.newaxis]  # [P, D]
-    scales = np.linspace(0.0, WIDEST, SCALES)[:, np.newaxis, np.newaxis]
-    means = np.broadcast_to(means, [SCALES, *means.shape])
-    table = expected_x(marginals, tf.constant(means), tf.constant(scales), clip=True)
-    return np.transpose(table, [2, 1, 0])
+    knots = np.clip(marginals.knots, marginals.least[:, None], marginals.most[:, None])
+    places = np.linspace(-MARGIN, KNOTS - 1 + MARGIN, PLACES)[:, np.newaxis, np.newaxis]
+    scales = WIDEST * np.linspace(0.0, 1.0, SCALES)[:, np.newaxis] ** 2
+    apart = tf.constant(places - np.arange(KNOTS))
+    z = apart / np.maximum(scales, 1e-150)
+    above = 0.5 * tf.math.erfc(-z * math.sqrt(0.5))
+    hinges = apart * above + scales * tf.exp(-0.5 * z**2) * _PHI_0  # [P, S, M]
+    rises = np.diff(knots, prepend=knots[:, :1], append=knots[:, -1:])
+    table = knots[:, 0] + tf.tensordot(hinges, np.diff(rises).T, 1)
+    return np.transpose(table, [2, 0, 1])
 
 
 def look_up(marginals: Marginals, table, columns, means, scales) -> tf.Tensor:
-    """`expected_x`, clipped, from `tabulate`, linear between its points: [..., B, H].
+    """E[x] of `expected_x` from `tabulate`, linear between its points: [..., B, H].
 
     Args:
       marginals: of the D columns.
@@ -237,12 +281,14 @@ def look_up(marginals: Marginals, table, columns, means, scales) -> tf.Tensor:
       columns: int32 [B, H], which of the D columns each cell is of.
       means, scales: [..., B, H], float64; beyond the grid they count as its edge.
     """
-    per_step = (PLACES - 1) / (float(KNOTS - 1) * marginals.step + 2 * MARGIN)
-    start = (MARGIN - marginals.low) * per_step
-    at = means * tf.gather(per_step, columns) + tf.gather(start, columns)
+    per_place = (PLACES - 1) / ((KNOTS - 1 + 2 * MARGIN) * marginals.step)
+    start = MARGIN * (PLACES - 1) / (KNOTS - 1 + 2 * MARGIN) - marginals.low * per_place
+    at = means * tf.gather(per_place, columns) + tf.gather(start, columns)
     at = tf.clip_by_value(at, 0.0, float(PLACES - 1))
     place = tf.minimum(tf.cast(at, tf.int32), PLACES - 2)
-    wide = tf.minimum(scales * ((SCALES - 1) / WIDEST), float(SCALES - 1))
+    per_scale = (SCALES - 1) ** 2 / (WIDEST * marginals.step)
+    wide = tf.sqrt(scales * tf.gather(per_scale, columns))
+    wide = tf.minimum(wide, float(SCALES - 1))
     level = tf.minimum(tf.cast(wide, tf.int32), SCALES - 2)
     corner = (columns * PLACES + place) * SCALES + level
     flat = tf.reshape(table, [-1])

@@ -73,11 +73,13 @@ class Exported(tf.Module):
         self.impute = tf.function(
             lambda x, o, s, seed: conditioner.impute(x, o, s, seed),
             input_signature=[x, features, *tail],
+            autograph=False,
         )
         if density:
             self.log_likelihood = tf.function(
                 lambda x, o, t, s, seed: conditioner.log_likelihood(x, o, t, s, seed),
                 input_signature=[x, features, features, *tail],
+                autograph=False,
             )
 
 
@@ -500,7 +502,7 @@ class TrainableContract(_Contract):
             before = [v.numpy() for v in conditioner.weights]
             trainable.optimizer = keras.optimizers.Adam(1e-2)
             trainable.optimizer.build(variables)
-            step = tf.function(trainable.train_step)
+            step = tf.function(trainable.train_step, autograph=False)
             for _ in range(2):  # A unit that starts silent gets its gradient in the second.
                 metrics = step((tf.constant(x), tf.ones_like(observed), tf.constant(observed)))
             self.assertTrue(np.isfinite(metrics["loss"]))

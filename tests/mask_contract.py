@@ -74,8 +74,10 @@ class MaskContract:
             assert observed.shape.as_list() == [None, *self.features]
             return observed
 
-        graph = tf.function(call, input_signature=signature)
-        compiled = tf.function(call, input_signature=signature, jit_compile=True)
+        graph = tf.function(call, input_signature=signature, autograph=False)
+        compiled = tf.function(
+            call, input_signature=signature, jit_compile=True, autograph=False
+        )
         for rows in (1, 7):
             x, present = self.arguments(rows)
             eager = generator(x, present, [5, 6])

@@ -428,7 +428,7 @@ class _StageLoop:
             observed = self.mask(x, present, _fold_in(seed, 0)) & present
             return self.trainable.train_step((x, present, observed))
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def compiled(first, count):
             rows = batch_indices(
                 first, x_all.shape[0], self.batch_size, order_seed, STEPS_PER_CALL
@@ -486,7 +486,7 @@ class _Validation:
                 f"something."
             )
         self.name = "val_log_likelihood" if self.has_density else "val_loss"
-        self._loss = tf.function(self._loss_terms)
+        self._loss = tf.function(self._loss_terms, autograph=False)
 
     def _loss_terms(self):
         terms = self.trainable.validation_terms(

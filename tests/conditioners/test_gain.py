@@ -104,7 +104,7 @@ def test_each_player_is_moved_by_its_own_terms_alone():
         method = gain(MIXED, alpha=alpha)
         method.optimizer = keras.optimizers.SGD(0.1)
         method.optimizer.build(method.variables_to_train())
-        tf.function(method.train_step)((x, present, observed))
+        tf.function(method.train_step, autograph=False)((x, present, observed))
         generator, rival = [[v.numpy() for v in p.variables] for p in method.players()][::-1]
         moved[alpha] = generator, rival
     for one, two in zip(*[rival for _, rival in moved.values()], strict=True):

@@ -225,7 +225,7 @@ class HeadsTest(tf.test.TestCase):
         made = matching(TwoBumps(2), train_model=False)
         made.optimizer = keras.optimizers.Adam(1e-2)
         made.optimizer.build(made.variables_to_train())
-        step = tf.function(made.train_step)
+        step = tf.function(made.train_step, autograph=False)
         losses = [step(batch())["matching"].numpy() for _ in range(60)]
         self.assertLess(np.mean(losses[-10:]), np.mean(losses[:10]))
         x, _, observed = batch()

@@ -162,7 +162,7 @@ class ArbitraryConditioner(Trainable):
         if self.spec is not None:
             check_discrete(x, features, name, self.spec)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _impute_call(self, x, observed, num_samples, seed, by_row):
         # `by_row` as an argument of its own keeps the two kinds of seed in two graphs: one
         # graph for both would know no rank of `seed`.
@@ -180,7 +180,7 @@ class ArbitraryConditioner(Trainable):
         draws = tf.ensure_shape(draws, [None, *x.shape])
         return tf.where(expand_features(observed, x), x, draws)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _complete_call(self, x, observed, num_samples, seed):
         hidden = tf.where(expand_features(observed, x), x, 0.0)
 
@@ -191,7 +191,7 @@ class ArbitraryConditioner(Trainable):
         points = sampling.over_rows(answer, rows, signature, self.rows_at_once)
         return tf.where(expand_features(observed, x), x, tf.ensure_shape(points, x.shape))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _both_call(self, x, observed, num_samples, seed):
         hidden = tf.where(expand_features(observed, x), x, 0.0)
 
@@ -282,7 +282,7 @@ class DensityConditioner(ArbitraryConditioner):
         """Like `log_likelihood`; `target` is disjoint from `observed`, x zero elsewhere."""
         raise NotImplementedError
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _log_likelihood_call(self, x, observed, target, num_samples, seed, by_row):
         target = target & ~observed
         x = tf.where(expand_features(observed | target, x), x, 0.0)
@@ -425,7 +425,7 @@ class LatentConditioner(DensityConditioner):
             return _no_estimate()
         return self._estimate_call(function, x, observed, target, num_samples, seed)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _estimate_call(self, function, x, observed, target, num_samples, seed):
         return function(self, x, observed, target, num_samples, seed)
 
@@ -501,7 +501,7 @@ class LatentConditioner(DensityConditioner):
         draws, log_weights, expected = self._candidates(*rest)
         return draws[:num_samples], self._weighted_point(log_weights, expected)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _impute_means_call(self, x, observed, num_samples, seed):
         def decode(likelihood, seed):
             del seed

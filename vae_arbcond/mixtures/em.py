@@ -187,7 +187,7 @@ PACKED = algebra.Packed(
 )
 
 
-@tf.function(input_signature=[MIXTURE, ROWS, PACKED])
+@tf.function(input_signature=[MIXTURE, ROWS, PACKED], autograph=False)
 def _log_density(mixture, rows, packed):
     return tf.reduce_logsumexp(log_joint(mixture, rows, packed)[0], 0)
 
@@ -200,7 +200,7 @@ def log_density(mixture: Mixture, rows: Rows) -> np.ndarray:
     return values
 
 
-@tf.function(input_signature=[MIXTURE, ROWS, PACKED])
+@tf.function(input_signature=[MIXTURE, ROWS, PACKED], autograph=False)
 def _conditional_means(mixture, rows, packed):
     joint, solved = log_joint(mixture, rows, packed)
     means = algebra.conditional_means(mixture.means, mixture.covariances, solved)
@@ -216,7 +216,7 @@ def conditional_means(mixture: Mixture, rows: Rows) -> np.ndarray:
     return values
 
 
-@tf.function(input_signature=[MIXTURE, ROWS, PACKED])
+@tf.function(input_signature=[MIXTURE, ROWS, PACKED], autograph=False)
 def _expectations(mixture, rows, packed):
     joint, solved = log_joint(mixture, rows, packed)
     log_p = tf.reduce_logsumexp(joint, 0)
@@ -271,7 +271,10 @@ SHRINKAGE = Shrinkage(
 )
 
 
-@tf.function(input_signature=[MIXTURE, STATISTICS, SHRINKAGE, _spec(None, None), _spec()])
+@tf.function(
+    input_signature=[MIXTURE, STATISTICS, SHRINKAGE, _spec(None, None), _spec()],
+    autograph=False,
+)
 def maximise(
     mixture: Mixture, sums: Statistics, shrinkage: Shrinkage, groups, smallest
 ) -> Mixture:

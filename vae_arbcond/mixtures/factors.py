@@ -132,7 +132,7 @@ def _spec(*shape):
 FACTORS = Factors(_spec(None), _spec(None, None), _spec(None, None, None), _spec(None, None))
 
 
-@tf.function(input_signature=[FACTORS, em.MIXTURE, em.ROWS])
+@tf.function(input_signature=[FACTORS, em.MIXTURE, em.ROWS], autograph=False)
 def _expectations(factors, rest, rows):
     solved = latent(factors, rows.g, rows.observed)
     joint = factors.log_weights[:, tf.newaxis] + solved.log_density
@@ -172,7 +172,7 @@ STATISTICS = FactorStatistics(
 )
 
 
-@tf.function(input_signature=[FACTORS, STATISTICS, SHRINKAGE, _spec()])
+@tf.function(input_signature=[FACTORS, STATISTICS, SHRINKAGE, _spec()], autograph=False)
 def maximise(factors, sums, shrinkage, smallest) -> Factors:
     """The M-step; a feature that no row observes keeps what the prior says, or what it had."""
     size = tf.shape(factors.loadings)[2]

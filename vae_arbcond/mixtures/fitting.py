@@ -188,7 +188,7 @@ def fill(table: Table, first: Mixture) -> np.ndarray:
     return np.concatenate([filled, levels / np.sqrt(2.0), roots], 1)
 
 
-@tf.function(input_signature=[em.MIXTURE, em.ROWS, em.PACKED])
+@tf.function(input_signature=[em.MIXTURE, em.ROWS, em.PACKED], autograph=False)
 def _filled(mixture, rows, packed):
     _, solved = em.log_joint(mixture, rows, packed)
     means = em.algebra.conditional_means(mixture.means, mixture.covariances, solved)

@@ -77,7 +77,7 @@ def build(
         functions["encode"] = encode_rows, x, observed, _SEED
     signatures = {}
     for name, (function, *specs) in functions.items():
-        traced = tf.function(function, input_signature=specs)
+        traced = tf.function(function, input_signature=specs, autograph=False)
         try:
             traced.get_concrete_function()
         except NotImplementedError as error:
@@ -133,10 +133,14 @@ def encode(conditioner: LatentConditioner, x, observed, seed) -> dict[str, tf.Te
     seen = [tf.TensorSpec([size, *part.shape[1:]], part.dtype) for part in rows]
     if size == 1:
         seen[-1] = tf.TensorSpec([2], tf.int32)
-    shapes = tf.function(answer).get_concrete_function(*seen).structured_outputs
+    shapes = (
+        tf.function(answer, autograph=False).get_concrete_function(*seen).structured_outputs
+    )
     signature = {n: tf.TensorSpec([None, *s.shape[1:]], s.dtype) for n, s in shapes.items()}
 
-    @tf.function  # Even when called eagerly: a graph fuses operations, which round otherwise.
+    @tf.function(
+        autograph=False
+    )  # Even when called eagerly: a graph fuses operations, which round otherwise.
     def over_rows(*rows):
         return sampling.over_rows(answer, rows, signature, size)
 

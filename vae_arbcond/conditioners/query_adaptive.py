@@ -174,7 +174,7 @@ class QueryAdaptive(LatentConditioner):
         # One row has nothing to leave, and static shapes are twice as fast.
         return self._optimise(x, observed, compact=x.shape[0] != 1)
 
-    @tf.function(jit_compile=True, reduce_retracing=False)
+    @tf.function(jit_compile=True, reduce_retracing=False, autograph=False)
     def _compiled(self, x, observed):
         return self._optimise(x, observed, compact=False)
 

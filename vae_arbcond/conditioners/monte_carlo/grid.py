@@ -148,7 +148,7 @@ class GridPosterior(ModelOnly):
         log_joint = self._scores(x, observed, exact.centres())
         return tf.reduce_logsumexp(log_joint, 0) + exact.log_cell()
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _grid_call(self, x, observed):
         exact = self._posterior(x, observed)
         return exact.log_mass, exact.low, exact.high

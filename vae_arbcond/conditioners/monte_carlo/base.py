@@ -55,7 +55,8 @@ class MonteCarlo(ModelOnly):
     and the prior) and are then importance-corrected: consistent for a chain that has not
     mixed, too, with an error bar and a Pareto shape that tell. `correct_likelihood=False`
     averages p(x_t | z) over the draws themselves, as papers do: as biased as the chain is, and
-    with an error bar that takes draws of a chain for independent.
+    with an error bar that takes draws of a chain for independent. (`PredictiveLikelihood`
+    would average over the proposal, which is neither.)
 
     Rows with seeds of their own, those of `complete` among them, are answered one by one: a
     step's noise is drawn for all rows from one seed. Many rows go faster through `impute` or

@@ -172,7 +172,7 @@ def methods_of(match, again):
         "Semi-amortised, 30 steps": QueryAdaptive(
             None,
             GaussianFamily(),
-            FirstOrder(num_steps=30, check_every=10),
+            FirstOrder("rmsprop", num_steps=30, check_every=10),
             start=AmortisedStart(match),
             train_model=False,
         ),

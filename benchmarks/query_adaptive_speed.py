@@ -37,7 +37,7 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "query_adaptive_speed.json
 TRAIN_ROWS, TRAIN_STEPS, SAMPLES = 1200, 4000, 100
 ALL_STEPS = FirstOrder(patience=None)
 OWN_STOPPING = FirstOrder()
-FEW = FirstOrder(num_steps=30, check_every=10, learning_rate=0.03)
+FEW = FirstOrder("rmsprop", num_steps=30, check_every=15, patience=None)
 PRODUCT_FLOPS = 2.0 * 10_000 * 128 * 128
 
 
@@ -152,9 +152,9 @@ def exported(matched, x, **options):
     with tempfile.TemporaryDirectory() as folder:
         path = serving.export(method, folder, schema=schema)
         impute = tf.saved_model.load(str(path)).signatures["impute"]
-        x, observed = questions(x, 20)
+        x, observed = questions(x, 10)
         times = []
-        for row in range(20):
+        for row in range(10):
             one = slice(row, row + 1)
             ask = {
                 "x": x[one],
@@ -165,21 +165,21 @@ def exported(matched, x, **options):
             _, seconds, _ = timed(lambda ask=ask: impute(**ask), 3)
             times.append(seconds)
     return {
-        "ms, median of 20 queries": 1e3 * float(np.median(times)),
+        "ms, median of 10 queries": 1e3 * float(np.median(times)),
         "ms, largest": 1e3 * max(times),
         "matrix product, GFLOP/s": product(),
     }
 
 
 def started(matched, x, family, few):
-    """Bounds, on 2,000 fresh draws, of 300 steps from the prior and of few from the start."""
-    x, observed = questions(x, 200)
+    """Bounds, on 1,000 fresh draws, of 300 steps from the prior and of few from the start."""
+    x, observed = questions(x, 100)
     plain = adaptive(matched, family, ALL_STEPS)
     quick = adaptive(matched, family, few, start=AmortisedStart(matched))
     seed, bounds = tf.constant([5, 6]), {}
     for name, method in (("300 steps from the prior", plain), ("from the start", quick)):
         found = tf.function(method.optimise)(x, observed)
-        method.num_samples = 2000
+        method.num_samples = 1000
         bounds[name] = method.bound(found.parameters, (x, observed), seed)[0].numpy()
     zero = quick.family.start(matched.infer(x, observed, None).posterior, tf.constant([0, 0]))
     bounds["the start itself"] = quick.bound(zero, (x, observed), seed)[0]
@@ -202,9 +202,9 @@ def cells(matched, x):
             f"100 queries, {name}, {how}{', XLA' if jit else ''}": (
                 lambda m=m, f=f, jit=jit: search(matched, x, m, f, jit)
             )
+            for jit in (False, True)
             for name, f in families.items()
             for how, m in minimizers.items()
-            for jit in (False, True)
         },
         "batch": {
             f"{rows} queries, Gaussian, {how}": (
@@ -212,8 +212,8 @@ def cells(matched, x):
                     matched, x, m, families["Gaussian"], False, rows, 5 if rows < 100 else 1
                 )
             )
-            for rows in (1, 10, 100, 1000)
             for how, m in minimizers.items()
+            for rows in (1, 10, 100, 1000)
             if rows < 1000 or how == "own stopping"
         },
         "export": {
@@ -229,11 +229,11 @@ def cells(matched, x):
                     matched,
                     x,
                     f,
-                    FirstOrder(num_steps=steps, check_every=10, learning_rate=0.03),
+                    FirstOrder("rmsprop", num_steps=steps, check_every=15, patience=None),
                 )
             )
             for name, f in (("diagonal Gaussian", families["Gaussian"]), ("Cholesky", full))
-            for steps in (10, 20, 30)
+            for steps in (15, 30)
         },
     }
 

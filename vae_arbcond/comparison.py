@@ -329,7 +329,8 @@ def _semi_amortised(conditioner):
         )
     made = QueryAdaptive(
         start=AmortisedStart(conditioner),
-        minimizer=FirstOrder(num_steps=FEW_STEPS, check_every=FEW_STEPS // 3),
+        # Of so few steps RMSProp's make most (benchmarks/results/query_adaptive_speed.md).
+        minimizer=FirstOrder("rmsprop", num_steps=FEW_STEPS, check_every=FEW_STEPS // 3),
     )
     made.build_for(conditioner.spec)
     return made

@@ -1,5 +1,7 @@
 """Feat. QAVI: its objective against closed forms of a linear Gaussian, and bad input."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -31,12 +33,18 @@ def questions(model, rows=8):
     return tf.constant(np.where(observed, x, 0.0).astype(np.float32)), tf.constant(observed)
 
 
+@functools.cache
+def searched():
+    """Method, x, observed and what its search found; several tests look at it."""
+    method = linear()
+    x, observed = questions(method.model)
+    return method, x, observed, tf.function(method.optimise)(x, observed)
+
+
 def test_the_bound_is_below_the_evidence_and_near_it():
     # With the exact encoder the gap is KL(q(x_M) || p(x_M | x_O)): that of a diagonal Gaussian
     # to a Gaussian with correlations, here below a nat.
-    method = linear()
-    x, observed = questions(method.model)
-    found = method.optimise(x, observed)
+    method, x, observed, found = searched()
     bound = found.bound.numpy()[1:]
     evidence = method.model.exact_log_prob(
         x.numpy(), np.zeros(x.shape, bool), observed.numpy()
@@ -49,9 +57,7 @@ def test_the_bound_is_below_the_evidence_and_near_it():
 def test_the_optimum_is_the_best_factorised_gaussian():
     # KL(q || p) with p = N(m, C) is least for a diagonal q at mean m and variances
     # 1 / (C^-1)_dd.
-    method = linear(num_samples=400)
-    x, observed = questions(method.model)
-    found = method.optimise(x, observed)
+    method, x, observed, found = searched()
     means, covariances = method.model.exact_moments(x.numpy(), observed.numpy())
     q = method._features(found.parameters)
     for row in range(1, len(means)):
@@ -59,30 +65,30 @@ def test_the_optimum_is_the_best_factorised_gaussian():
         if not u.any():
             continue
         precision = np.linalg.inv(covariances[row][np.ix_(u, u)])
-        # Noise of 400 draws at a learning rate that falls to a twentieth.
-        np.testing.assert_allclose(q.mean()[row][u], means[row][u], atol=0.2)
+        # The noise of 100 draws at a learning rate that falls to a twentieth.
+        np.testing.assert_allclose(q.mean()[row][u], means[row][u], atol=0.25)
         want = np.diag(precision) ** -0.5
-        np.testing.assert_allclose(q.stddev()[row][u], want, rtol=0.25)
+        np.testing.assert_allclose(q.stddev()[row][u], want, rtol=0.3)
 
 
 def test_gamma_widens_q():
-    method, wide = linear(), linear(gamma=10.0)
-    x, observed = questions(method.model)
+    method, x, observed, found = searched()
+    wide = linear(gamma=10.0, minimizer=FirstOrder(num_steps=60))
+    far = tf.function(wide.optimise)(x, observed)
     hidden = ~observed[2:].numpy()
-    scales = [m._features(m.optimise(x, observed).parameters).stddev() for m in (method, wide)]
-    assert (scales[1].numpy()[2:][hidden] > scales[0].numpy()[2:][hidden]).all()
+    scales = [method._features(f.parameters).stddev().numpy()[2:] for f in (found, far)]
+    assert (scales[1][hidden] > scales[0][hidden]).all()
 
 
 def test_answers_are_corrected_and_blind_to_what_is_hidden():
     method = linear(minimizer=FirstOrder(num_steps=40), num_samples=30)
     x, observed = questions(method.model)
-    estimate = method.log_likelihood(x, observed, ~observed, 500, SEED)
     sample = method.model.sample(8, seed=1)
     exact = method.model.exact_log_prob(sample, observed.numpy(), ~observed.numpy())
     estimate = method.log_likelihood(sample, observed, ~observed, 500, SEED)
     # Five standard errors, 6e-7 false alarms a row; self-normalised weights skew a little.
-    gap = np.abs(estimate.value - exact)
-    assert (gap <= 5.0 * estimate.stderr + 0.05).all()
+    gap = np.abs(estimate.value.numpy() - exact)
+    assert (gap <= 5.0 * estimate.stderr.numpy() + 0.05).all()
     draws = method.impute(x, observed, 3, SEED)
     poisoned = tf.where(observed, x, np.nan)
     np.testing.assert_array_equal(method.impute(poisoned, observed, 3, SEED), draws)
@@ -90,16 +96,20 @@ def test_answers_are_corrected_and_blind_to_what_is_hidden():
 
 def test_binary_features_get_continuous_bernoullis(tmp_path):
     keras.utils.set_random_seed(0)
-    model = VAE(
-        2, networks.mlp((8,)), DiagonalGaussian(2), networks.mlp((8,)), Bernoulli(True)
-    )
+    model = VAE(2, networks.mlp((8,)), DiagonalGaussian(2), networks.mlp((8,)), Bernoulli())
     method = FeatureQueryAdaptive(
         model, FirstOrder(num_steps=10), num_samples=8, unit_interval=True
     ).create_variables(DataSpec((5,)))
     x = tf.constant(np.random.default_rng(0).integers(2, size=[3, 5]), tf.float32)
     observed = tf.constant([[True, False, True, False, False]] * 3)
-    q = method._features(method.optimise(tf.where(observed, x, 0.0), observed).parameters)
-    assert (q.mean().numpy() > 0).all() and (q.mean().numpy() < 1).all()
+    start = method._start(x, SEED)
+    completed = method._completed(start, x, observed, 6, SEED)
+    assert (completed.numpy() >= 0).all() and (completed.numpy() <= 1).all()
+    with tf.GradientTape() as tape:
+        tape.watch(start)
+        bound = method.bound(start, (x, observed), SEED)[1]
+    hidden = ~observed.numpy()
+    assert (tape.gradient(bound, start).loc.numpy()[hidden] != 0).all()
     draws = method.impute(x, observed, 4, SEED)
     assert set(np.unique(draws)) <= {0.0, 1.0}
     method.save(tmp_path / "model.keras")

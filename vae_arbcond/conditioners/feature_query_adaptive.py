@@ -26,6 +26,62 @@ MIN_SCALE = 1e-3  # of a hidden real feature's q, in the model's unit
 START_DRAWS = 100  # of the model, from whose mean and spread every search starts
 
 
+class _EvenMixture(tfd.Distribution):
+    """Equal shares of K distributions a row: batch_shape [B], event_shape [Z].
+
+    Args:
+      each: batch_shape [B K], a row's K side by side.
+      rows: B.
+      size: K.
+    """
+
+    def __init__(self, each, rows, size, name="EvenMixture"):
+        made_of = dict(locals())
+        self._each, self._rows, self._size = each, rows, size
+        super().__init__(
+            dtype=tf.float32,
+            reparameterization_type=tfd.NOT_REPARAMETERIZED,
+            validate_args=False,
+            allow_nan_stats=True,
+            parameters=made_of,
+            name=name,
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        raise NotImplementedError("An even mixture is made of distributions.")
+
+    def _batch_shape(self):
+        return tf.TensorShape([tf.get_static_value(self._rows)])
+
+    def _batch_shape_tensor(self):
+        return tf.convert_to_tensor([self._rows])
+
+    def _event_shape(self):
+        return self._each.event_shape
+
+    def _event_shape_tensor(self):
+        return self._each.event_shape_tensor()
+
+    def _sample_n(self, n, seed=None):
+        seeds = tf.unstack(tfp.random.split_seed(tfp.random.sanitize_seed(seed), n=2), 2)
+        z = self._each.sample(n, seed=seeds[0])
+        z = tf.reshape(z, [n, self._rows, self._size, self.event_shape[0]])
+        shape = [n, self._rows]
+        chosen = tf.random.stateless_uniform(shape, seeds[1], 0, self._size, tf.int32)
+        z = tf.gather(z, chosen, batch_dims=2)
+        static = tf.TensorShape([tf.get_static_value(n)])
+        return tf.ensure_shape(z, static + self.batch_shape + self.event_shape)
+
+    def _log_prob(self, z):
+        leading = tf.shape(z)[:-1]
+        flat = tf.reshape(z, [-1, self._rows, self.event_shape[0]])
+        log_q = self._each.log_prob(tf.repeat(flat, self._size, axis=1))
+        log_q = tf.reshape(log_q, [-1, self._rows, self._size])
+        log_q = tf.reduce_logsumexp(log_q, -1) - tf.math.log(float(self._size))
+        return tf.ensure_shape(tf.reshape(log_q, leading), z.shape[:-1])
+
+
 class FeatureParameters(NamedTuple):
     """loc and softplus^-1 scale of Normals; or logits, and nothing: each [B, *F, *E]."""
 
@@ -95,8 +151,7 @@ class FeatureQueryAdaptive(LatentConditioner):
         )
         rows = tf.ensure_shape(rows, [None, *x.shape[1:]])
         each = self.model.posterior(rows, self._all_present(rows))
-        shape = [x.shape[0] or tf.shape(x)[0], self.components]
-        posterior = _Mixture(tfd.Categorical(tf.zeros(shape)), tfd.BatchReshape(each, shape))
+        posterior = _EvenMixture(each, x.shape[0] or tf.shape(x)[0], self.components)
         return Inference(posterior, search_of(found))
 
     def optimise(self, x, observed):
@@ -205,12 +260,3 @@ class FeatureQueryAdaptive(LatentConditioner):
                 "features out and serves every kind of column."
             )
         super().build_for(spec)
-
-
-class _Mixture(tfd.MixtureSameFamily):
-    """A mixture whose components are a BatchReshape, which does not broadcast a value."""
-
-    def _per_mixture_component_log_prob(self, x):
-        components = tf.shape(self.mixture_distribution.logits)[-1]
-        each = tf.repeat(x[..., tf.newaxis, :], components, axis=-2)
-        return self.components_distribution.log_prob(each)

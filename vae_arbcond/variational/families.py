@@ -133,6 +133,8 @@ class GaussianParameters(NamedTuple):
 class GaussianFamily(Family):
     """One Gaussian a query: diagonal, or full with a triangular scale (GVI).
 
+    Starts where KL(q || start) is least, as if the start were a Gaussian of its moments.
+
     W of conditional prior networks' Eq. 7 is lower triangular with a positive diagonal: every
     covariance has one such W, and its determinant is a product that cannot be 0 or negative.
 
@@ -150,14 +152,16 @@ class GaussianFamily(Family):
 
     def start(self, start, seed):
         mean, covariance = moments(start, seed)
-        if not self.full_covariance:
-            scale = tf.sqrt(tf.linalg.diag_part(covariance))
-            return GaussianParameters(mean, inverse_softplus(scale - self.min_scale))
         size = tf.cast(tf.shape(mean)[-1], tf.float32)
         # Few draws may say that some direction has no spread at all.
         ridge = 1e-3 * tf.linalg.trace(covariance) / size + self.min_scale**2
         eye = tf.eye(tf.shape(mean)[-1])
         factor = tf.linalg.cholesky(covariance + ridge[:, tf.newaxis, tf.newaxis] * eye)
+        if not self.full_covariance:
+            # Least KL(q || start): a coordinate is as wide as it is given all others.
+            inverse = tf.linalg.triangular_solve(factor, eye + tf.zeros_like(factor))
+            scale = tf.math.rsqrt(tf.reduce_sum(inverse**2, -2))
+            return GaussianParameters(mean, inverse_softplus(scale - self.min_scale))
         diagonal = tf.maximum(tf.linalg.diag_part(factor), 1.001 * self.min_scale)
         factor = tf.linalg.set_diag(factor, diagonal)
         return GaussianParameters(mean, self._triangle().inverse(factor))

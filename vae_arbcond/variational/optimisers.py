@@ -167,7 +167,9 @@ class FirstOrder:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(parameters)
                 surrogate = problem.bound(parameters, rows, seed, self.fixed_noise)[1]
-            gradients = tape.gradient(surrogate, parameters)
+            # A family may have parts that play no part.
+            zero = tf.UnconnectedGradients.ZERO
+            gradients = tape.gradient(surrogate, parameters, unconnected_gradients=zero)
             rate = state.rate * self._schedule(i)
             age = tf.cast(i - state.began + 1, tf.float32)
             parameters, slots = rule.update(parameters, gradients, slots, rate, age)

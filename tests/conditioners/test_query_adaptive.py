@@ -294,7 +294,7 @@ class DiscreteLatent(LinearGaussian):
 
 def test_what_cannot_be_done_is_said_in_a_sentence():
     weights = ((1.0, 0.0), (0.0, 1.0))
-    with pytest.raises(TypeError, match=r"moves a vector of real numbers.*PosteriorMatching"):
+    with pytest.raises(TypeError, match=r"one vector of real numbers.*PosteriorMatching"):
         QueryAdaptive(DiscreteLatent(weights, 0.5))
     with pytest.raises(ValueError, match="got neither"):
         QueryAdaptive()

@@ -10,10 +10,15 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from vae_arbcond.conditioners.base import Inference, LatentConditioner
-from vae_arbcond.conditioners.query_adaptive import check_latent, search_of
+from vae_arbcond.conditioners.base import Inference
+from vae_arbcond.conditioners.model_only import (
+    ModelOnly,
+    check_vector_latent,
+    nothing_observed,
+)
+from vae_arbcond.conditioners.query_adaptive import search_of
 from vae_arbcond.distributions import over_features
-from vae_arbcond.models.base import Stage, kl_divergence
+from vae_arbcond.models.base import kl_divergence
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes, expand_features
 from vae_arbcond.variational import FirstOrder
@@ -90,7 +95,7 @@ class FeatureParameters(NamedTuple):
 
 
 @register
-class FeatureQueryAdaptive(LatentConditioner):
+class FeatureQueryAdaptive(ModelOnly):
     """q(x_M) fitted to each query by maximising QAVI's Eq. 6; z follows by the encoder.
 
     q(x_M) is factorised: a Normal for each hidden real feature, a continuous Bernoulli for one
@@ -131,14 +136,14 @@ class FeatureQueryAdaptive(LatentConditioner):
         correct_draws: bool = True,
         name: str | None = None,
     ):
-        super().__init__(model, correct_draws, name=name)
-        check_latent(model)
+        super().__init__(model, train_model, correct_draws, name=name)
+        check_vector_latent(self, model)
         check_sizes(self, num_samples=num_samples, components=components)
         check_positive(self, beta=beta, gamma=gamma)
         self.minimizer = FirstOrder() if minimizer is None else minimizer
         self.num_samples, self.components = num_samples, components
         self.beta, self.gamma, self.noise_seed = beta, gamma, noise_seed
-        self.unit_interval, self.train_model = unit_interval, train_model
+        self.unit_interval = unit_interval
 
     def infer(self, x, observed, seed):
         del seed  # See `noise_seed`.
@@ -158,7 +163,7 @@ class FeatureQueryAdaptive(LatentConditioner):
         """Maximises every query's objective; arguments and result as `QueryAdaptive`'s."""
         seed = tf.constant([self.noise_seed, 0], tf.int32)
         start_seed, search_seed = tf.unstack(tfp.random.split_seed(seed, n=2), 2)
-        nothing = ~tf.reduce_any(observed, list(range(1, observed.shape.rank)))
+        nothing = nothing_observed(observed)
 
         def no_refresh(parameters, rows, step):
             del rows, step
@@ -237,20 +242,6 @@ class FeatureQueryAdaptive(LatentConditioner):
         scale = inverse_softplus(tf.maximum(spread, 2.0 * MIN_SCALE))
         both = [tf.broadcast_to(part, tf.shape(x)) for part in (mean, scale)]
         return FeatureParameters(*[tf.ensure_shape(part, x.shape) for part in both])
-
-    def stages(self):
-        return [Stage("model", self.model)] if self.train_model else []
-
-    def variables_to_train(self):
-        return []
-
-    def loss_terms(self, x, present, observed, seed, step, training):
-        """The model's own loss: the method has nothing to train."""
-        return self.model.loss_terms(x, present, observed, seed, step, training)
-
-    def dry_run(self, x, seen):
-        self.model.dry_run(x, seen)
-        self.model.likelihood(self.model.prior().sample([1, 1], seed=[0, 0]))
 
     def build_for(self, spec):
         if any(spec.levels or ()) or any(spec.counts or ()):

@@ -12,8 +12,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from vae_arbcond.conditioners.base import Inference, LatentConditioner
+from vae_arbcond.conditioners.model_only import (
+    ModelOnly,
+    check_vector_latent,
+    nothing_observed,
+)
 from vae_arbcond.distributions import over_features
-from vae_arbcond.models.base import Stage
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes, expand_features
 from vae_arbcond.variational import FirstOrder, GaussianFamily
@@ -91,7 +95,7 @@ class AmortisedStart:
 
 
 @register
-class QueryAdaptive(LatentConditioner):
+class QueryAdaptive(ModelOnly):
     """q(z) of a family, fitted to each query by maximising a bound on log p(x_o): QAVI, Eq. 8.
 
     All queries of a batch are optimised together, each with parameters, optimiser state and
@@ -140,10 +144,9 @@ class QueryAdaptive(LatentConditioner):
                 "QueryAdaptive gets its model either as `model` or with an AmortisedStart, "
                 f"whose conditioner has one; got {'both' if amortised else 'neither'}."
             )
-        super().__init__(
-            start.conditioner.model if amortised else model, correct_draws, name=name
-        )
-        check_latent(self.model)
+        model = start.conditioner.model if amortised else model
+        super().__init__(model, train_model, correct_draws, name=name)
+        check_vector_latent(self, self.model)
         # Keras saves the weights of what it finds as an attribute.
         self.amortised = start.conditioner if amortised else None
         check_sizes(self, num_samples=num_samples)
@@ -152,7 +155,7 @@ class QueryAdaptive(LatentConditioner):
         self.minimizer = FirstOrder() if minimizer is None else minimizer
         self.start = PriorStart() if start is None else start
         self.num_samples, self.beta, self.noise_seed = num_samples, beta, noise_seed
-        self.train_model, self.compile_search = train_model, jit_compile
+        self.compile_search = jit_compile
 
     def infer(self, x, observed, seed):
         del seed  # See `noise_seed`.
@@ -181,7 +184,7 @@ class QueryAdaptive(LatentConditioner):
     def _optimise(self, x, observed, compact):
         seed = tf.constant([self.noise_seed, 0], tf.int32)
         start_seed, again_seed, search_seed = tf.unstack(tfp.random.split_seed(seed, n=3), 3)
-        nothing = ~tf.reduce_any(observed, list(range(1, observed.shape.rank)))
+        nothing = nothing_observed(observed)
         start = self.family.start(self.start(self.model, x, observed, start_seed), start_seed)
         prior = self.family.start(
             PriorStart()(self.model, x, observed, start_seed), start_seed
@@ -221,21 +224,12 @@ class QueryAdaptive(LatentConditioner):
         return bound_of_draws(draws, log_p - self.beta * (draws.log_q - log_prior))
 
     def stages(self):
-        if not self.train_model:
-            return []
-        return self.amortised.stages() if self.amortised else [Stage("model", self.model)]
-
-    def variables_to_train(self):
-        return []
-
-    def loss_terms(self, x, present, observed, seed, step, training):
-        """The model's own loss: the method has nothing to train."""
-        return self.model.loss_terms(x, present, observed, seed, step, training)
+        if self.amortised and self.train_model:
+            return self.amortised.stages()
+        return super().stages()
 
     def dry_run(self, x, seen):
-        # Optimising for a dry run would be a waste: the decoder is all there is.
-        self.model.dry_run(x, seen)
-        self.model.likelihood(self.model.prior().sample([1, 1], seed=[0, 0]))
+        super().dry_run(x, seen)
         if self.amortised:
             self.amortised.dry_run(x, seen)
 
@@ -249,22 +243,3 @@ def search_of(found) -> Search:
     """What to tell of a `variational.Found`."""
     diverged = tf.equal(found.status, DIVERGED)
     return Search(found.bound, found.steps, tf.equal(found.status, CONVERGED), diverged)
-
-
-def check_latent(model) -> None:
-    """Refuses models whose z is not one real vector.
-
-    Raises:
-      TypeError: names methods that serve them.
-    """
-    prior = model.prior()
-    shape = getattr(prior, "event_shape", None)
-    real = getattr(prior, "dtype", None) == tf.float32
-    if not (real and isinstance(shape, tf.TensorShape) and shape.rank == 1):
-        raise TypeError(
-            f"Query-adaptive inference moves a vector of real numbers, but the z of this "
-            f"{type(model).__name__} is not one (its prior draws "
-            f"{getattr(prior, 'dtype', '?')} of shape {shape}). For latents that are "
-            f"discrete, hierarchical or pairs use PosteriorMatching around the model, or its "
-            f"closed form where it has one."
-        )

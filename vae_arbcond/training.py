@@ -442,10 +442,11 @@ class _StageLoop:
                     for name, value in terms.items()
                 }
 
-            sums = run(first)
-            for i in tf.range(1, count):
-                sums = tf.nest.map_structure(tf.add, sums, run(first + i))
-            return sums
+            def add(i, sums):
+                return i + 1, tf.nest.map_structure(tf.add, sums, run(first + i))
+
+            start = tf.ones_like(count), run(first)
+            return tf.while_loop(lambda i, _: i < count, add, start)[1]
 
         return lambda first, count: compiled(
             tf.constant(first, tf.int64), tf.constant(count, tf.int64)

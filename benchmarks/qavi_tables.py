@@ -257,8 +257,8 @@ def text(found) -> str:
         *textwrap.wrap(
             f"One VAE a table: 128-128 networks, half as many latents as columns and at most "
             f"{MOST_LATENTS} (the paper does not say how many), a scale of at least "
-            f"{MIN_SCALE} standard deviations for all columns (its code: .001, which moves all "
-            f"figures), Adam with a cosine over at most {STEPS} "
+            f"{MIN_SCALE} standard deviations for all columns (its code: .001, which moves "
+            f"all figures), Adam with a cosine over at most {STEPS} "
             f"steps, stopped early. 65 : 15 : 20 split, standardised by training rows (the "
             f"paper: by all rows). The first {ROWS} test rows, half of whose cells are gone. "
             f"The wines and concrete have their target as one more column. Query-adaptive "

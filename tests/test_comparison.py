@@ -115,6 +115,21 @@ def test_an_unknown_method_is_named(splits, name, says):
         comparison.named([name], run_of(splits), splits.train)
 
 
+def test_methods_by_name_know_the_training_rows(splits):
+    import gin
+
+    gin.bind_parameter("FillZeros.fill_mean", True)
+    made = comparison.named(["FillZeros"], run_of(splits), splits.train)["FillZeros"]
+    np.testing.assert_allclose(made.fill, splits.train.x.mean(0), atol=1e-5)
+
+
+def test_a_run_without_a_model_of_its_own_is_refused(splits):
+    run = runs.LoadedRun("runs/exact", gaussian(splits), splits.train.schema, {}, "")
+    for name in ("FillZeros", "semi_amortised"):
+        with pytest.raises(ValueError, match="ClosedFormGaussian has none"):
+            comparison.named([name], run, splits.train)
+
+
 def test_too_few_samples_are_refused(splits, queries):
     with pytest.raises(ValueError, match="20 or more for 90 % intervals; got 5"):
         comparison.compare({"m": gaussian(splits)}, splits, queries, 5)

@@ -21,6 +21,7 @@ from vae_arbcond.baselines import Baseline
 from vae_arbcond.conditioners import (
     AmortisedStart,
     ArbitraryConditioner,
+    DensityConditioner,
     LatentConditioner,
     QueryAdaptive,
 )
@@ -137,10 +138,12 @@ class Comparison:
     Attributes:
       scores: method -> metric -> value, in the order of the methods.
       conditions: how the numbers were made.
+      estimators: method -> what its log-likelihoods are, where it has them.
     """
 
     scores: dict[str, dict[str, float]]
     conditions: dict
+    estimators: dict[str, str]
 
     def to_dict(self) -> dict:
         """For a JSON file."""
@@ -165,6 +168,9 @@ class Comparison:
             "falls with the number of draws."
         )
         notes = [note] if "nrmse_min" in shown else []
+        if self.estimators:
+            told = "; ".join(f"{name}: {how}" for name, how in self.estimators.items())
+            notes.append(f"log p / cell is estimated by: {told}.")
         return "\n".join([*lines, f"({made})", *notes])
 
     def picture(self, path) -> None:
@@ -238,7 +244,12 @@ def compare(
         for name, method in methods.items()
     }
     conditions = {"queries": len(queries.rows), "samples": num_samples, "seed": seed}
-    return Comparison(scores, conditions)
+    estimators = {
+        name: method.estimator if likelihood is None else str(likelihood)
+        for name, method in methods.items()
+        if isinstance(method, DensityConditioner)
+    }
+    return Comparison(scores, conditions, estimators)
 
 
 def _score(method, asked, queries, guess, num_samples, seed, likelihood):
@@ -263,9 +274,13 @@ def _score(method, asked, queries, guess, num_samples, seed, likelihood):
         real = np.asarray(asked.spec.levels or (0,) * asked.x.shape[1]) == 0
         cells = scored & real
         if cells.any():
-            # In the model's units: standard deviations of the training rows.
-            found["diversity"] = float(draws.std(0)[cells].mean())
-            found["nrmse_min"] = metrics.nrmse_min(asked.x, draws, cells, 1.0)
+            # As the user sees them, in standard deviations, as `nrmse_mean` is.
+            truth, seen = asked.schema.linear(asked.x), asked.schema.linear(draws)
+            scale = scoring.scales(truth, asked.present)
+            cells &= scale > 0
+            unit = np.where(scale > 0, scale, 1.0)
+            found["diversity"] = float((seen.std(0) / unit)[cells].mean())
+            found["nrmse_min"] = metrics.nrmse_min(truth, seen, cells, unit)
     if estimates is not None:
         found |= scoring.of_likelihoods(asked, scored, estimates)
     found["seconds_a_query"] = spent[1] / len(scored)
@@ -316,13 +331,18 @@ def named(names: Sequence[str], run: runs.LoadedRun, train: Dataset) -> dict:
         elif name == SEMI_AMORTISED:
             made[name] = _semi_amortised(run.conditioner)
         else:
-            made[name] = _around_model(name, run.conditioner)
+            made[name] = _around_model(name, run.conditioner, train)
     return made
+
+
+def _has_model(conditioner) -> bool:
+    """Whether there is a p(x | z) apart from the method: VAEAC's belongs to it."""
+    return isinstance(conditioner, LatentConditioner) and conditioner.model is not None
 
 
 def _semi_amortised(conditioner):
     """A few steps of query-adaptive inference from what the run's method says of z."""
-    if not isinstance(conditioner, LatentConditioner):
+    if not _has_model(conditioner):
         raise ValueError(
             f"{SEMI_AMORTISED} starts at a posterior of z, and the run's "
             f"{type(conditioner).__name__} has none."
@@ -336,7 +356,7 @@ def _semi_amortised(conditioner):
     return made
 
 
-def _around_model(name, conditioner):
+def _around_model(name, conditioner, train):
     """The method of this class around a trained method's model."""
     try:
         cls = gin.get_configurable(name)
@@ -350,7 +370,7 @@ def _around_model(name, conditioner):
             f"{', '.join(baselines.NAMES)}, or the class of a method that needs nothing but a "
             f"model, such as QueryAdaptive or FillZeros."
         )
-    if not isinstance(conditioner, LatentConditioner):
+    if not _has_model(conditioner):
         raise ValueError(
             f"{name} answers with the decoder of a latent-variable model, and the run's "
             f"{type(conditioner).__name__} has none. Compare it with run directories."
@@ -363,4 +383,5 @@ def _around_model(name, conditioner):
             f"arbcond-train and name its run directory, or bind what it lacks by --gin_param."
         ) from error
     made.build_for(conditioner.spec)
+    made.adapt(train.x, train.present)
     return made

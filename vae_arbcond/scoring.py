@@ -71,7 +71,7 @@ def of_tables(test, scored, draws, completion, guess):
     truth, draws, completion, guess = (
         test.schema.linear(x) for x in (test.x, draws, completion, guess)
     )
-    scale = np.array([_std(truth[test.present[:, j], j]) for j in range(truth.shape[1])])
+    scale = scales(truth, test.present)
     usable = real & (scale > 0) & scored.any(0)
     if usable.any():
         pick = [truth[:, usable], scored[:, usable], scale[usable]]
@@ -137,6 +137,11 @@ def of_likelihoods(test, scored, estimates):
         "pareto_k_above_0.7": float(np.mean(known > 0.7)) if len(known) else float("nan"),
         "non_finite_samples": float(non_finite.sum()),
     }
+
+
+def scales(truth, present) -> np.ndarray:
+    """Standard deviation of each column's present values, 0 for constant ones: [D]."""
+    return np.array([_std(truth[present[:, j], j]) for j in range(truth.shape[1])])
 
 
 def _std(values: np.ndarray) -> float:

@@ -222,7 +222,7 @@ def test_draws_of_the_distribution_have_its_density(family):
     assert (np.abs(ratio.mean(0) - 1.0) <= 4.5 * stderr).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES[:2], ids=str)
+@pytest.mark.parametrize("family", FAMILIES[:2], ids=["diagonal", "full"])
 def test_a_gaussian_starts_as_the_start(family):
     q = family.distribution(family.start(START, tf.constant([1, 2])))
     np.testing.assert_allclose(q.mean(), START.mean(), atol=1e-5)

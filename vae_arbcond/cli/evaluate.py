@@ -85,6 +85,13 @@ def _compare(run) -> None:
     """Asks the run's method and others the same questions; prints and writes."""
     from vae_arbcond import comparison, config, files
 
+    if _BASELINES.value:
+        raise ValueError(
+            "--methods compares on stored questions, --baselines on all test rows. Name the "
+            "baselines in --methods, too: --methods="
+            + ",".join([*_METHODS.value, *_BASELINES.value])
+        )
+
     folder = pathlib.Path(_OUTPUT.value or run.path / "comparison")
     folder.mkdir(parents=True, exist_ok=True)
     data = config.value("evaluate.data")
@@ -93,6 +100,8 @@ def _compare(run) -> None:
             "The data differ from those the model was trained on (their schema does). Compare "
             "methods on the data of the run."
         )
+    # First: a name that is not known must leave no questions behind.
+    methods = {"model": run.conditioner} | comparison.named(_METHODS.value, run, data.train)
     stored = folder / "queries.npz"
     if stored.exists():
         queries = comparison.Queries.load(stored, data.test)
@@ -101,7 +110,6 @@ def _compare(run) -> None:
         mask = config.value("evaluate.mask")
         queries = comparison.draw_queries(data.test, mask, _NUM_QUERIES.value)
         queries.save(stored)
-    methods = {"model": run.conditioner} | comparison.named(_METHODS.value, run, data.train)
     found = comparison.compare(methods, data, queries)
     files.write_text(folder / "comparison.json", json.dumps(found.to_dict(), indent=1) + "\n")
     found.picture(folder / "comparison.png")

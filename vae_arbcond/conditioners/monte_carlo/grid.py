@@ -328,9 +328,11 @@ class GridDensity(tfd.Distribution):
         cells = steps[..., 0]
         for d in range(1, self.low.shape[-1]):
             cells = cells * self.points + steps[..., d]
-        # Rows first, as the masses have them; any number of leading axes of z.
-        flat = tf.reshape(cells, tf.concat([[-1], tf.shape(self.low)[:1]], 0))
-        found = tf.gather(self.log_mass, tf.transpose(flat), batch_dims=1)
+        # Rows first, as the masses have them, were they indexed away or not; any number of
+        # leading axes of z.
+        mass = tf.reshape(self.log_mass, [-1, tf.shape(self.log_mass)[-1]])
+        flat = tf.reshape(cells, [-1, tf.shape(mass)[0]])
+        found = tf.gather(mass, tf.transpose(flat), batch_dims=1)
         found = tf.reshape(tf.transpose(found), tf.shape(cells))
         found = tf.ensure_shape(found, cells.shape)
         return tf.where(inside, found - self.log_cell(), float("-inf"))

@@ -29,6 +29,26 @@ CANDIDATES = 5  # similar rows of which one lends its number, in tables with lev
 TREES = 100  # a forest; that of MissForest's R package
 
 
+NEEDS_EXTRA = (
+    "This table has columns with levels, for which MICE and MissForest need miceforest: "
+    "pip install '.[benchmarks]' in a checkout. Without it leave them out, or ask for "
+    "marginals alone."
+)
+
+
+def check_available(names: Sequence[str], spec: DataSpec) -> None:
+    """Says at once what fitting these baselines would say in the end.
+
+    Raises:
+      ValueError: an unknown name, or levels without the extra that knows them.
+    """
+    for name in names:
+        _check_name(name)
+    levels = any(spec.levels or ()) and set(names) - {"marginals"}
+    if levels and importlib.util.find_spec("miceforest") is None:
+        raise ValueError(NEEDS_EXTRA)
+
+
 def impute(
     name: str,
     train_x: np.ndarray,
@@ -193,10 +213,7 @@ def _miceforest(table, spec, candidates, seed):
     both are what the forest predicts, and there is one answer, as MissForest has.
     """
     if importlib.util.find_spec("miceforest") is None:
-        raise ImportError(
-            "This table has columns with levels, which MICE and MissForest need miceforest "
-            "for: pip install vae_arbcond[benchmarks]."
-        )
+        raise ImportError(NEEDS_EXTRA)
     import miceforest
 
     levels = spec.levels or (0,) * spec.num_features

@@ -91,7 +91,7 @@ class ChainsTest(tf.test.TestCase):
         )
         self.assertEqual(chains.z.shape, (40, 50, 6, 2))
         self.assertEqual(chains.acceptance.shape, (50, 6))
-        # Dual averaging goes for .75 and leaves the first step size, .1 (.997 and more), behind.
+        # Dual averaging goes for .75; at the first step size, .1, it would be .997.
         self.assertAllInRange(chains.acceptance.numpy()[:, 1:].mean(0), 0.6, 0.97)
         self.assertAllInRange(chains.step_size[1:], 0.2, 3.0)
         self.assertAllInRange(chains.r_hat, 0.9, 1.1)

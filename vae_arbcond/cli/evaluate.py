@@ -69,6 +69,8 @@ def main(argv: list[str]) -> None:
             f"rows are for testing is not recorded. Call vae_arbcond.evaluate from Python."
         )
     config.load([os.path.abspath(run.path / runs.CONFIG)], _GIN_PARAM.value)
+    asked = [name for name in _METHODS.value if name in baselines.NAMES]
+    baselines.check_available([*_BASELINES.value, *asked], run.conditioner.spec)
     if _METHODS.value:
         _compare(run)
         return

@@ -32,6 +32,7 @@ class SkipMlpEncoder(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        check_sizes(self, hidden=hidden, depth=depth)
         self.flatten = keras.layers.Flatten()  # Images; nothing to do for rows of a table.
         self.first = keras.layers.Dense(hidden)
         self.layers = [

@@ -103,8 +103,12 @@ def test_what_cannot_be_imputed_is_refused_in_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "miceforest", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     x, observed = example_inputs(LEVELS)
-    with pytest.raises(ImportError, match=r"pip install vae_arbcond\[benchmarks\]"):
+    with pytest.raises(ImportError, match=r"pip install '.\[benchmarks\]'"):
         baselines.impute("mice", x, observed, x, observed, LEVELS, 2, 0)
+    with pytest.raises(ValueError, match=r"pip install '.\[benchmarks\]'"):
+        baselines.check_available(["marginals", "mice"], LEVELS)
+    baselines.check_available(["marginals"], LEVELS)
+    baselines.check_available(["mice"], DataSpec((3,)))
 
 
 def test_a_baseline_is_printed_beside_the_model_and_asked_the_same():

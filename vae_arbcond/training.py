@@ -482,9 +482,9 @@ class _Validation:
         completes = isinstance(trainable, ArbitraryConditioner)
         if self.has_rows and completes and not self.target.numpy().any():
             raise ValueError(
-                f"The validation mask {mask} hides nothing that is present, so there is "
-                f"nothing to validate on. Set train.validation_mask to one that hides "
-                f"something."
+                f"The mask {mask} hides nothing that is present in the validation rows, so "
+                f"there is nothing to validate on. Set train.validation_mask (train.mask "
+                f"where it is not given) to one that hides something."
             )
         self.name = "val_log_likelihood" if self.has_density else "val_loss"
         self._loss = tf.function(self._loss_terms, autograph=False)

@@ -212,7 +212,8 @@ def markdown(found):
         "",
         "What it shows: alpha .1 is worst and the modifications are best or equal on every",
         "table, as in the paper. Its large gain over alpha 10 is not reproduced: ours of",
-        "alpha 10 is already better than the paper's, and the two differ by less than their spread.",
+        "alpha 10 is already better than the paper's, and the two differ by less than their",
+        "spread.",
         "`vaeac_tables.py` has other figures of GAIN: its network is `gain_table.gin`'s.",
     ]
     lines += ["", f"{len(seconds)} trainings, {np.sum(seconds) / 60:.0f} CPU minutes in all."]

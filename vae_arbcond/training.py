@@ -442,9 +442,13 @@ class _StageLoop:
                     for name, value in terms.items()
                 }
 
-            sums = run(first)
-            for i in tf.range(1, count):
-                sums = tf.nest.map_structure(tf.add, sums, run(first + i))
+            # Not `for i in tf.range`: that needs AutoGraph, which this function is without.
+            _, sums = tf.while_loop(
+                lambda i, _: i < count,
+                lambda i, sums: (i + 1, tf.nest.map_structure(tf.add, sums, run(first + i))),
+                (tf.constant(1, tf.int64), run(first)),
+                parallel_iterations=1,
+            )
             return sums
 
         return lambda first, count: compiled(

@@ -204,17 +204,18 @@ def part_queries(arguments):
 
 def part_optimisers(arguments):
     """Section 4.6: the bound by optimiser, on fixed noise, for one Gaussian and a flow."""
-    count, share, name = 25, 0.05, "mnist"
+    ready = None
     for family_name in ("GVI", "Planar flow"):
         for rule, rates in RULES.items():
             for rate in rates:
                 label = rule if rate is None else f"{rule}, {rate:g}"
                 if not missing(arguments, "optimisers", family_name, label):
                     continue
-                match, _ = trained(name, arguments)
-                x, observed = questions(name, share, arguments, count)
-                x = tf.where(observed, x, 0.0)
-                measures = Measures(match.model, match.spec, x, observed)
+                if ready is None:
+                    match, _ = trained("mnist", arguments)
+                    x, observed = questions("mnist", 0.05, arguments, 25)
+                    ready = Measures(match.model, match.spec, x, observed)
+                measures, x = ready, tf.where(observed, x, 0.0)
                 minimizer = LBFGS(max_iterations=100)
                 if rate is not None:
                     minimizer = FirstOrder(
@@ -236,18 +237,20 @@ def part_optimisers(arguments):
 
 def part_acceptance(arguments):
     """Figure 12: acceptance of 30 chains by step size and number of leapfrog steps."""
+    match = None
     for leapfrogs in LEAPFROGS:
         for size in STEP_SIZES:
             place = ["acceptance", str(leapfrogs), f"{size:g}"]
             if not missing(arguments, *place):
                 continue
-            match, _ = trained("mnist", arguments)
-            x, observed = questions("mnist", 0.15, arguments, 1)
+            if match is None:
+                match, _ = trained("mnist", arguments)
+                x, observed = questions("mnist", 0.15, arguments, 1)
             chains = HamiltonianMonteCarlo(
                 match.model,
                 num_chains=30,
-                num_draws=200,
-                num_burn_in=100,
+                num_draws=100,
+                num_burn_in=50,
                 num_leapfrog_steps=leapfrogs,
                 vary_length=False,
                 step_size=size,

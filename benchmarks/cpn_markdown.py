@@ -144,7 +144,7 @@ def acceptance(found):
         return []
     lines = ["## HMC's acceptance by step size (Figure 12)", ""]
     lines += wrap(
-        "One MNIST question, 15 % observed; 30 chains, 100 steps of burn-in and 200 draws",
+        "One MNIST question, 15 % observed; 30 chains, 50 steps of burn-in and 100 draws",
         "(the paper: 10,000 steps, Anime and CelebA with 64 and 100",
         "latents). Mean acceptance,",
         "in brackets the least and the most of a chain; R-hat.",

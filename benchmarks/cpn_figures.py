@@ -59,7 +59,7 @@ SEARCHES = {  # name: (family, minimizer)
 }
 AMORTISED = "Mixture of 10, amortised start"
 METHODS = (*SEARCHES, AMORTISED, "Posterior Matching", "HMC", "Exact")
-SHARES = (0.05, 0.15, 0.3, 0.4, 0.6, 0.8)  # observed, Figure 11
+SHARES = (0.05, 0.2, 0.4, 0.6, 0.8)  # observed, Figure 11
 RULES = {  # name: learning rates that are tried
     "L-BFGS": (None,),
     "Adam": (0.03, 0.1),
@@ -67,7 +67,7 @@ RULES = {  # name: learning rates that are tried
     "Adadelta": (1.0, 10.0),
     "SGD": (0.001, 0.01),
 }
-LEAPFROGS, STEP_SIZES = (5, 10, 30), (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+LEAPFROGS, STEP_SIZES = (5, 10, 30), (0.03, 0.1, 0.2, 0.4, 0.8)
 
 
 def keep(arguments, place, facts):
@@ -270,10 +270,10 @@ def part_gibbs(arguments):
         if not missing(arguments, "gibbs", f"{share:g}"):
             continue
         match, _ = trained("mnist", arguments)
-        x, observed = questions("mnist", share, arguments)
+        x, observed = questions("mnist", share, arguments, 30)
         hidden = tf.where(observed, x, 0.0)
         options = {"num_chains": 10, "num_draws": 100, "train_model": False}
-        grid = build(GridPosterior(match.model, train_model=False), match.spec)
+        grid = build(GridPosterior(match.model, 64, train_model=False), match.spec)
         exact = grid.posterior(hidden, observed)
         pools = {"Exact": exact.sample(1000, seed=[3, 2])}
         for label, kind in (

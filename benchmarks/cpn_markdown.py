@@ -167,7 +167,7 @@ def gibbs(found):
         return []
     lines = ["## Pseudo-Gibbs by the share observed (Figure 11)", ""]
     lines += wrap(
-        "The 50 MNIST questions; 10 chains of 20 steps of burn-in",
+        "The first 30 MNIST questions; 10 chains of 20 steps of burn-in",
         "(Metropolis-within-Gibbs: 20",
         "of pseudo-Gibbs and 200) and 100 draws. `MSE`: of hidden pixels, decoder's mean over",
         "draws, as the paper's Figure 11b; `E z`: error of the mean of z, in standard",

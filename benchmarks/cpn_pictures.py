@@ -104,7 +104,7 @@ def measures(cell, found, arguments):
 
     rows = found["queries"][cell]
     labels = [m for m in METHODS if m in rows]
-    figure, axes = plt.subplots(1, 4, figsize=(15, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(15, 4.4), layout="constrained")
     base = rows["GVI"]["each"]["bound"]
     for label in ("Planar flow", "IAF", "Mixture of 10"):
         if label in rows:
@@ -116,7 +116,7 @@ def measures(cell, found, arguments):
     exact = found["exact"][cell]["each"]["log p(x_u | x_o)"]
     loss = {m: np.subtract(rows[m]["each"]["log p(x_u | x_o)"], exact) for m in labels}
     axes[1].boxplot(list(loss.values()), tick_labels=labels)
-    axes[1].set_ylabel("log p(x_u | x_o) less the exact one, nats")
+    axes[1].set_ylabel("log p(x_u | x_o) above exact, nats")
     for axis, key in ((axes[2], "SSIM"), (axes[3], "diversity")):
         axis.boxplot([rows[m]["each"][key] for m in labels], tick_labels=labels)
         axis.set_ylabel(key)

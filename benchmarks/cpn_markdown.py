@@ -5,9 +5,10 @@ import textwrap
 PAPER_SECONDS = {"GVI": 0.36, "Planar flow": 2.79, "FCN": 5.26, "HMC": 34.92}
 SEEN = {  # what was looked into
     "mnist 0.05": """What the averages of log p(x_u | x_o) differ by is almost all of two
-    questions (numbers 8 and 25): three quarters of p(x_u | x_o) come from a place four units of
-    z from the posterior's mean, around which (.3) lie 0.06 % and 0.002 % of its mass. No fitted
-    q reaches it: some 50 nats are lost in each, and a divergence of 0.01 does not tell.""",
+    questions (numbers 8 and 25): three quarters of p(x_u | x_o) come from a place four units
+    of z from the posterior's mean, around which (.3) lie 0.06 % and 0.002 % of its mass. No
+    fitted q reaches it: some 50 nats are lost in each, and a divergence of 0.01 does not
+    tell.""",
 }
 COLUMNS = {  # heading: (key of a result, format)
     "C-ELBO": ("bound", "{:.2f}"),
@@ -39,7 +40,7 @@ def table(rows, first, columns):
 
 def wrap(*sentences):
     """A paragraph."""
-    return [*textwrap.wrap(" ".join(sentences), 95), ""]
+    return [*textwrap.wrap(" ".join(" ".join(sentences).split()), 95), ""]
 
 
 def text(found) -> str:

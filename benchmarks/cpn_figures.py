@@ -288,10 +288,10 @@ def part_gibbs(arguments):
         facts = {}
         for label, z in pools.items():
             mean = match.model.likelihood(z[::10]).mean().numpy().mean(0)
-            wrong = np.where(observed, 0.0, (mean - x) ** 2).sum((1, 2))
+            wrong = np.where(observed, 0.0, (mean - x.numpy()) ** 2).sum((1, 2))
             wrong /= (~observed.numpy()).sum((1, 2))
-            apart = np.abs(np.mean(z, 0) - exact.mean()) / exact.stddev()
-            ratio = np.std(z, 0) / exact.stddev()
+            apart = np.abs(np.mean(z, 0) - exact.mean().numpy()) / exact.stddev().numpy()
+            ratio = np.std(z, 0) / exact.stddev().numpy()
             facts[label] = {
                 "MSE": float(wrong.mean()),
                 "its stderr": float(wrong.std(ddof=1) / np.sqrt(len(wrong))),
@@ -337,12 +337,8 @@ def part_toy(arguments):
                 facts["KL(q || exact)"] = float(tf.reduce_mean(gap))
         facts.setdefault("CPU s", time.process_time() - began)
         facts["MMD^2"] = rbf_mmd(np.asarray(z), truth)
-        near = np.argmin(
-            ((np.asarray(z)[:, None] - plane.mixture.components_distribution.mean()) ** 2).sum(
-                -1
-            ),
-            1,
-        )
+        centres = np.asarray(PLANE[1])
+        near = np.argmin(((np.asarray(z)[:, np.newaxis] - centres) ** 2).sum(-1), 1)
         facts["shares"] = (np.bincount(near, minlength=3) / len(near)).round(3).tolist()
         keep(arguments, ["toy", label], facts)
         np.savez_compressed(arguments.runs / f"toy {label}.npz", z=z)

@@ -345,7 +345,8 @@ def part_toy(arguments):
 
 
 def part_draw(arguments):
-    """The pictures of what was measured."""
+    """The pictures and the text of what was measured."""
+    arguments.json.with_suffix(".md").write_text(cpn_markdown.text(read(arguments)))
     cpn_pictures.draw(read(arguments), arguments)
 
 

@@ -161,10 +161,10 @@ def acceptance(found):
     sizes = list(next(iter(parts.values())))
     lines += ["| leapfrogs | " + " | ".join(sizes) + " |", "|---" * (1 + len(sizes)) + "|"]
     for leapfrogs, row in parts.items():
-        cells = [
-            f"{f['mean']:.2f} ({f['each'][0]:.2f}, {f['each'][-1]:.2f}); {f['R-hat']:.2f}"
-            for f in row.values()
-        ]
+        cells = []
+        for f in row.values():
+            r_hat = f"{f['R-hat']:.2f}" if f["R-hat"] < 10.0 else "above 10"
+            cells.append(f"{f['mean']:.2f} ({f['each'][0]:.2f}, {f['each'][-1]:.2f}); {r_hat}")
         lines.append(f"| {leapfrogs} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 

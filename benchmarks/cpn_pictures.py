@@ -147,7 +147,7 @@ def gibbs(found, arguments):
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
     keys = {
         "MSE": "squared error of hidden pixels",
-        "error of E z": "error of E z, exact standard deviations",
+        "error of E z": "error of E z, exact std. dev.",
         "spread": "spread of z over the exact one",
     }
     shares = [100 * float(share) for share in found]

@@ -145,8 +145,8 @@ def optimisers(found):
         lines += [f"### {family}", "", *table(rows, "rule, learning rate", columns)]
     if "L-BFGS" in parts.get("GVI", {}):
         lines += wrap(
-            "L-BFGS is the fastest, as in the paper, but not the best on fresh noise: it fits",
-            "its 100 draws to the end, while the others keep what is best on draws of their own.",
+            "L-BFGS is fastest, as in the paper, but not the best on fresh noise: it fits",
+            "its 100 draws to the end; the others keep what is best on draws of their own.",
         )
     return lines
 
@@ -225,6 +225,6 @@ def toy(found):
         lines += wrap(
             "A search that starts at N(0, I) need not find all three: the flows and the chain",
             "miss the component on the left, and GVI ends astride two, where a Gaussian on",
-            "one alone would have a divergence of 0.9. The paper's flow finds every component.",
+            "one alone would have a divergence of 0.9. The paper's flow finds all three.",
         )
     return lines

@@ -94,6 +94,16 @@ def test_answers_are_corrected_and_blind_to_what_is_hidden():
     np.testing.assert_array_equal(method.impute(poisoned, observed, 3, SEED), draws)
 
 
+def test_a_query_without_anything_observed_is_answered_by_the_prior():
+    method = linear(minimizer=FirstOrder(num_steps=1), num_samples=4)
+    x, observed = questions(method.model, rows=3)
+    q, search = method.infer(x, observed, None)
+    z = q.sample(5, seed=SEED)
+    want = method.model.prior().log_prob(z[:, 0])
+    np.testing.assert_array_equal(q.log_prob(z)[:, 0], want)
+    assert search.bound[0] == 0.0 and search.steps[0] == 0
+
+
 def test_binary_features_get_continuous_bernoullis(tmp_path):
     keras.utils.set_random_seed(0)
     model = VAE(2, networks.mlp((8,)), DiagonalGaussian(2), networks.mlp((8,)), Bernoulli())

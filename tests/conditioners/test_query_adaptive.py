@@ -178,13 +178,31 @@ def test_the_error_over_the_query_is_at_most_that_over_z():
         assert over_y <= over_z[row] + 1e-4  # float32
 
 
-def test_a_query_without_anything_observed_keeps_the_prior():
-    method, _, _, found = searched()
-    posterior, search = method.family.distribution(found.parameters), search_of(found)
-    np.testing.assert_allclose(posterior.mean()[0], 0.0, atol=1e-5)
-    np.testing.assert_allclose(posterior.stddev()[0], 1.0, rtol=2e-3)
-    assert search.steps[0] == 0 and search.converged[0]
+def test_a_query_without_anything_observed_is_not_searched():
+    _, _, _, found = searched()
+    search = search_of(found, tf.constant([True] + [False] * 29))
+    assert search.steps[0] == 0 and search.converged[0] and search.bound[0] == 0.0
     assert search.steps.numpy()[1:].min() > 0
+
+
+@pytest.mark.parametrize(
+    "family",
+    [GaussianFamily(), MixtureFamily(3), PlanarFamily(2), InverseAutoregressiveFamily(1, 4)],
+    ids=["gaussian", "mixture", "planar", "iaf"],
+)
+def test_a_query_without_anything_observed_is_answered_by_the_prior(family):
+    method = adaptive(oracle(), family, FirstOrder(num_steps=1), num_samples=4)
+    x, observed = questions(method.model, rows=2)
+    q = method.infer(x, observed, None).posterior
+    z = q.sample(2000, seed=[1, 2])
+    prior = method.model.prior()
+    np.testing.assert_array_equal(q.log_prob(z)[:, 0], prior.log_prob(z[:, 0]))
+    # 5.5 standard errors of a mean and of a deviation: 1e-7 false alarms an entry.
+    np.testing.assert_allclose(tf.reduce_mean(z[:, 0], 0), 0.0, atol=0.123)
+    np.testing.assert_allclose(tf.math.reduce_std(z[:, 0], 0), 1.0, atol=0.087)
+    own = method.family.distribution(method.optimise(x, observed).parameters)
+    np.testing.assert_allclose(q.log_prob(z)[:, 1], own.log_prob(z)[:, 1], rtol=1e-4, atol=1e-4)
+    assert q[1].sample(3, seed=[1, 2]).shape == (3, 2)
 
 
 def test_the_answer_does_not_depend_on_the_neighbours():

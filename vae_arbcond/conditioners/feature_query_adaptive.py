@@ -24,6 +24,7 @@ from vae_arbcond.shapes import check_positive, check_sizes, expand_features
 from vae_arbcond.variational import FirstOrder
 from vae_arbcond.variational.families import inverse_softplus
 from vae_arbcond.variational.optimisers import Problem
+from vae_arbcond.variational.prior_rows import PriorRows
 
 tfd = tfp.distributions
 
@@ -102,7 +103,7 @@ class FeatureQueryAdaptive(ModelOnly):
     in [0, 1]. What it says of z is a mixture of the encoder's q(z | x_O, x_M) at some draws of
     x_M, which has a density, so that answers are corrected as those of any latent method.
 
-    A query without anything observed is not optimised: x_M stays the model's marginals.
+    A query without anything observed is not optimised: `infer` gives it the prior itself.
 
     Args:
       model: a LatentVariableModel whose z is one real vector and whose posterior can be drawn
@@ -157,7 +158,9 @@ class FeatureQueryAdaptive(ModelOnly):
         rows = tf.ensure_shape(rows, [None, *x.shape[1:]])
         each = self.model.posterior(rows, self._all_present(rows))
         posterior = _EvenMixture(each, x.shape[0] or tf.shape(x)[0], self.components)
-        return Inference(posterior, search_of(found))
+        nothing = nothing_observed(observed)
+        posterior = PriorRows(posterior, self.model.prior(), nothing)
+        return Inference(posterior, search_of(found, nothing))
 
     def optimise(self, x, observed):
         """Maximises every query's objective; arguments and result as `QueryAdaptive`'s."""

@@ -23,6 +23,7 @@ from vae_arbcond.shapes import check_positive, check_sizes, expand_features
 from vae_arbcond.variational import FirstOrder, GaussianFamily
 from vae_arbcond.variational.families import bound_of_draws
 from vae_arbcond.variational.optimisers import CONVERGED, DIVERGED, Problem
+from vae_arbcond.variational.prior_rows import PriorRows
 
 tfd = tfp.distributions
 _fold_in = tf.random.experimental.stateless_fold_in
@@ -101,7 +102,7 @@ class QueryAdaptive(ModelOnly):
     All queries of a batch are optimised together, each with parameters, optimiser state and
     stopping of its own. The optimisation is a pure function of the query: its noise comes from
     `noise_seed`, so q(z) depends neither on the neighbours nor on the seed of the draws. A
-    query without anything observed is not optimised: its q(z) is the start at the prior.
+    query without anything observed is not optimised: `infer` gives it the prior itself.
 
     There is nothing to train besides the model.
 
@@ -160,7 +161,10 @@ class QueryAdaptive(ModelOnly):
     def infer(self, x, observed, seed):
         del seed  # See `noise_seed`.
         found = self.optimise(x, observed)
-        return Inference(self.family.distribution(found.parameters), search_of(found))
+        nothing = nothing_observed(observed)
+        q = self.family.distribution(found.parameters)
+        posterior = PriorRows(q, self.model.prior(), nothing)
+        return Inference(posterior, search_of(found, nothing))
 
     def optimise(self, x, observed):
         """Maximises every query's bound.
@@ -239,7 +243,8 @@ class QueryAdaptive(ModelOnly):
             self.amortised.build_for(spec)
 
 
-def search_of(found) -> Search:
-    """What to tell of a `variational.Found`."""
+def search_of(found, nothing) -> Search:
+    """What to tell of a `variational.Found`; `nothing` bool [B]: rows answered by the prior."""
+    bound = tf.where(nothing, 0.0, found.bound)  # Exact there: the log-density of nothing.
     diverged = tf.equal(found.status, DIVERGED)
-    return Search(found.bound, found.steps, tf.equal(found.status, CONVERGED), diverged)
+    return Search(bound, found.steps, tf.equal(found.status, CONVERGED), diverged)

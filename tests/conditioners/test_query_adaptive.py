@@ -201,7 +201,9 @@ def test_a_query_without_anything_observed_is_answered_by_the_prior(family):
     np.testing.assert_allclose(tf.reduce_mean(z[:, 0], 0), 0.0, atol=0.123)
     np.testing.assert_allclose(tf.math.reduce_std(z[:, 0], 0), 1.0, atol=0.087)
     own = method.family.distribution(method.optimise(x, observed).parameters)
-    np.testing.assert_allclose(q.log_prob(z)[:, 1], own.log_prob(z)[:, 1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        q.log_prob(z)[:, 1], own.log_prob(z)[:, 1], rtol=1e-4, atol=1e-4
+    )
     assert q[1].sample(3, seed=[1, 2]).shape == (3, 2)
 
 
@@ -211,6 +213,27 @@ def test_the_answer_does_not_depend_on_the_neighbours():
     # Products of other sizes round differently, and hundreds of steps pass that on.
     np.testing.assert_allclose(together.parameters.loc[3:4], alone.parameters.loc, atol=2e-3)
     np.testing.assert_allclose(together.bound[3:4], alone.bound, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        MixtureFamily(3, threshold=0.3),
+        MixtureFamily(3, estimator="importance"),
+        PlanarFamily(2),
+        InverseAutoregressiveFamily(1, 4),
+    ],
+    ids=["mixture", "importance", "planar", "iaf"],
+)
+def test_no_family_s_answer_depends_on_the_neighbours(family):
+    # Few steps: what is to be seen is that nothing is drawn by a query's place.
+    minimizer = FirstOrder(num_steps=4, check_every=2)
+    method = adaptive(oracle(), family, minimizer, num_samples=6)
+    x, observed = questions(method.model, rows=4)
+    together = method.optimise(x, observed).parameters
+    alone = method.optimise(x[3:], observed[3:]).parameters
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a[3:], b, atol=2e-3)
 
 
 def test_beta_draws_q_towards_the_prior():

@@ -261,6 +261,17 @@ def test_a_start_without_moments_is_measured_by_draws():
         np.testing.assert_allclose(mean, [1.0, 1.0], atol=1.0)
 
 
+@WITH_DENSITY
+@pytest.mark.parametrize("moments_known", [True, False])
+def test_equal_rows_of_a_start_give_equal_parameters(family, moments_known):
+    start = tfd.MultivariateNormalDiag(tf.zeros([3, 2]), [0.5, 1.0])
+    if not moments_known:
+        flow = InverseAutoregressiveFamily(1, 4)
+        start = flow.distribution(flow.start(start, tf.constant([1, 2])))
+    for part in family.start(start, tf.constant([3, 4])):
+        np.testing.assert_allclose(part, tf.broadcast_to(part[:1], part.shape), atol=1e-5)
+
+
 def test_components_of_little_weight_begin_anew_and_others_stay():
     family = MixtureFamily(3, threshold=0.05)
     old = MixtureParameters(

@@ -244,7 +244,7 @@ class QueryAdaptive(ModelOnly):
 
 
 def search_of(found, nothing) -> Search:
-    """What to tell of a `variational.Found`; `nothing` bool [B]: rows answered by the prior."""
+    """What to tell of a `variational.Found`; `nothing` [B]: rows answered by the prior."""
     bound = tf.where(nothing, 0.0, found.bound)  # Exact there: the log-density of nothing.
     diverged = tf.equal(found.status, DIVERGED)
     return Search(bound, found.steps, tf.equal(found.status, CONVERGED), diverged)

@@ -19,9 +19,9 @@ from vae_arbcond.variational.families import (
     Family,
     inverse_softplus,
     log_normal,
-    moments,
     paired_noise,
 )
+from vae_arbcond.variational.starts import moments
 
 tfd = tfp.distributions
 
@@ -129,8 +129,8 @@ class PlanarParameters(NamedTuple):
 class PlanarFamily(_FlowFamily):
     """Planar flows h + u tanh(w h + b) of a Gaussian (conditional prior networks, Eq. 8).
 
-    u is corrected so that every map is invertible; Eq. 9 sums their log-determinants. The flow
-    starts near the Gaussian: u across w is small, and along w it is what the correction undoes.
+    u is corrected so that every map is invertible; Eq. 9 sums their log-determinants. The
+    flow starts near the Gaussian: u across w is small, along w what the correction undoes.
 
     Args:
       num_flows: K.
@@ -138,7 +138,9 @@ class PlanarFamily(_FlowFamily):
       min_scale: lower bound on the Gaussian's standard deviations.
     """
 
-    def __init__(self, num_flows: int = 16, start_scale: float = 0.03, min_scale: float = 1e-4):
+    def __init__(
+        self, num_flows: int = 16, start_scale: float = 0.03, min_scale: float = 1e-4
+    ):
         check_sizes(self, num_flows=num_flows)
         check_positive(self, start_scale=start_scale, min_scale=min_scale)
         self.num_flows, self.start_scale = num_flows, start_scale

@@ -11,7 +11,7 @@ from oracles import LinearGaussian
 from vae_arbcond import networks
 from vae_arbcond.conditioners import FeatureQueryAdaptive
 from vae_arbcond.distributions import Bernoulli, DiagonalGaussian
-from vae_arbcond.models import VAE
+from vae_arbcond.models import VAE, FactorAnalysis
 from vae_arbcond.shapes import DataSpec
 from vae_arbcond.variational import FirstOrder
 
@@ -133,5 +133,8 @@ def test_what_cannot_be_done_is_said_in_a_sentence():
         FeatureQueryAdaptive(model, beta=-1.0)
     with pytest.raises(ValueError, match="gamma"):
         FeatureQueryAdaptive(model, gamma=0.0)
+    with pytest.raises(TypeError, match="of several parts"):
+        mixed = FactorAnalysis(1, components=2)
+        FeatureQueryAdaptive(mixed).create_variables(DataSpec((4,)))
     with pytest.raises(ValueError, match=r"levels or counts. Use QueryAdaptive"):
         FeatureQueryAdaptive(model).create_variables(DataSpec((2,), levels=(0, 3)))

@@ -19,7 +19,7 @@ from vae_arbcond.conditioners import (
 )
 from vae_arbcond.conditioners.query_adaptive import search_of
 from vae_arbcond.distributions import CholeskyGaussian, DiagonalGaussian, MixedColumns
-from vae_arbcond.models import VAE
+from vae_arbcond.models import VAE, FactorAnalysis
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import DataSpec
 from vae_arbcond.variational import (
@@ -336,7 +336,9 @@ class DiscreteLatent(LinearGaussian):
 def test_what_cannot_be_done_is_said_in_a_sentence():
     weights = ((1.0, 0.0), (0.0, 1.0))
     with pytest.raises(TypeError, match=r"one vector of real numbers.*PosteriorMatching"):
-        QueryAdaptive(DiscreteLatent(weights, 0.5))
+        adaptive(DiscreteLatent(weights, 0.5))
+    with pytest.raises(TypeError, match="of several parts"):
+        QueryAdaptive(FactorAnalysis(1, components=2)).create_variables(DataSpec((4,)))
     with pytest.raises(ValueError, match="got neither"):
         QueryAdaptive()
     with pytest.raises(ValueError, match="got both"):

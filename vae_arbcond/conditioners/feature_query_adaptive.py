@@ -138,7 +138,6 @@ class FeatureQueryAdaptive(ModelOnly):
         name: str | None = None,
     ):
         super().__init__(model, train_model, correct_draws, name=name)
-        check_vector_latent(self, model)
         check_sizes(self, num_samples=num_samples, components=components)
         check_positive(self, beta=beta, gamma=gamma)
         self.minimizer = FirstOrder() if minimizer is None else minimizer
@@ -254,3 +253,4 @@ class FeatureQueryAdaptive(ModelOnly):
                 "features out and serves every kind of column."
             )
         super().build_for(spec)
+        check_vector_latent(self, self.model)

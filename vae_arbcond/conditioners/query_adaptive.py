@@ -147,7 +147,6 @@ class QueryAdaptive(ModelOnly):
             )
         model = start.conditioner.model if amortised else model
         super().__init__(model, train_model, correct_draws, name=name)
-        check_vector_latent(self, self.model)
         # Keras saves the weights of what it finds as an attribute.
         self.amortised = start.conditioner if amortised else None
         check_sizes(self, num_samples=num_samples)
@@ -239,6 +238,7 @@ class QueryAdaptive(ModelOnly):
 
     def build_for(self, spec):
         super().build_for(spec)
+        check_vector_latent(self, self.model)
         if self.amortised:
             self.amortised.build_for(spec)
 

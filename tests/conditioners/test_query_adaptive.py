@@ -28,6 +28,7 @@ from vae_arbcond.variational import (
     GaussianFamily,
     InverseAutoregressiveFamily,
     MixtureFamily,
+    NetworkFamily,
     PlanarFamily,
 )
 
@@ -339,6 +340,12 @@ def test_what_cannot_be_done_is_said_in_a_sentence():
         adaptive(DiscreteLatent(weights, 0.5))
     with pytest.raises(TypeError, match="of several parts"):
         QueryAdaptive(FactorAnalysis(1, components=2)).create_variables(DataSpec((4,)))
+    with pytest.raises(TypeError, match=r"by the density.*a NetworkFamily has none"):
+        adaptive(oracle(), NetworkFamily())
+    importance = MixtureFamily(3, estimator="importance")
+    for minimizer in (LBFGS(), FirstOrder(fixed_noise=True)):
+        with pytest.raises(ValueError, match="Set estimator='stratified'"):
+            QueryAdaptive(oracle(), importance, minimizer)
     with pytest.raises(ValueError, match="got neither"):
         QueryAdaptive()
     with pytest.raises(ValueError, match="got both"):

@@ -121,7 +121,7 @@ def test_queries_that_are_done_stay_where_they_are():
 
 def test_lbfgs_tells_the_bound_on_noise_it_was_not_fitted_to():
     def noisy(parameters, rows, seed, exact):
-        # A maximum of 1 wherever the goal's noise puts it: any fit reaches it on its own noise.
+        # A maximum of 1, where noise puts it: a fit reaches it on its own noise.
         del exact
         goal = rows[0] + tf.random.stateless_normal(rows[0].shape, seed)
         value = 1.0 - 0.5 * tf.reduce_sum((parameters[0] - goal) ** 2, -1)

@@ -182,8 +182,8 @@ class FeatureQueryAdaptive(ModelOnly):
 
         problem = Problem(self.bound, (x, observed), no_refresh)
         start = self._start(x, start_seed)
-        # One row has nothing to leave, and static shapes are faster. Where noise goes by place,
-        # a query that left would give its neighbours other noise at every check.
+        # One row has nothing to leave, and static shapes are faster. Where noise goes by
+        # place, a query that left would give its neighbours other noise at every check.
         shared = _is_gaussian(self.model.posterior(x, self._all_present(x)))
         compact = shared and x.shape[0] != 1
         return self.minimizer.maximise(problem, start, search_seed, nothing, compact)

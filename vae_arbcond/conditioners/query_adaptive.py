@@ -153,6 +153,13 @@ class QueryAdaptive(ModelOnly):
         check_positive(self, beta=beta)
         self.family = GaussianFamily() if family is None else family
         self.minimizer = FirstOrder() if minimizer is None else minimizer
+        if self.minimizer.fixed_noise and not self.family.fits_fixed_noise:
+            raise ValueError(
+                f"{type(self.minimizer).__name__} would maximise the bound on fixed noise, "
+                f"where the choices of a {type(self.family).__name__} with "
+                f"estimator='importance' jump and its gradient is right on average only. Set "
+                f"estimator='stratified', or take FirstOrder with fixed_noise=False."
+            )
         self.start = PriorStart() if start is None else start
         self.num_samples, self.beta, self.noise_seed = num_samples, beta, noise_seed
         self.compile_search = jit_compile
@@ -237,6 +244,14 @@ class QueryAdaptive(ModelOnly):
             self.amortised.dry_run(x, seen)
 
     def build_for(self, spec):
+        if not self.family.has_density:
+            raise TypeError(
+                f"QueryAdaptive weights its answers by the density of q(z), and a "
+                f"{type(self.family).__name__} has none. Take GaussianFamily, MixtureFamily "
+                f"or InverseAutoregressiveFamily. Where pictures of its draws are all that is "
+                f"wanted: maximise a variational.optimisers.Problem by FirstOrder, and call "
+                f"the family's `draw` at the parameters found."
+            )
         super().build_for(spec)
         check_vector_latent(self, self.model)
         if self.amortised:

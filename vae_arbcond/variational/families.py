@@ -39,7 +39,16 @@ class Draws(NamedTuple):
 
 
 class Family:
-    """What every family is. Parameters are a nest of float32 tensors [B, ...]."""
+    """What every family is. Parameters are a nest of float32 tensors [B, ...].
+
+    Attributes:
+      fits_fixed_noise: `draw(exact=True)` gives an estimate's own gradient, as it must be to
+        maximise an estimate on fixed noise.
+      has_density: `distribution` has a log_prob, without which no answer can be weighted.
+    """
+
+    fits_fixed_noise = True
+    has_density = True
 
     def start(self, start: tfd.Distribution, seed):
         """Parameters whose q(z) is near `start`, batch_shape [B]; `seed` int32 [2]."""
@@ -239,7 +248,9 @@ class MixtureFamily(Family):
     of the weights, and means and scales get implicit reparameterisation gradients (Figurnov et
     al., 2018), earlier coordinates included. The published code multiplies z instead of the
     integrand and leaves earlier coordinates out; both give wrong gradients. Either way queries
-    share their noise: by a shared level in [0, 1] each chooses among its own components.
+    share their noise: by a shared level in [0, 1] each chooses among its own components. On
+    fixed noise those choices jump, so `LBFGS` and `FirstOrder(fixed_noise=True)` want
+    *stratified*.
 
     Args:
       components: T.
@@ -273,6 +284,7 @@ class MixtureFamily(Family):
                 f"{threshold}."
             )
         self.components, self.estimator = components, estimator
+        self.fits_fixed_noise = estimator == "stratified"
         self.min_scale, self.spread = min_scale, spread
         self.threshold, self.refresh_until = threshold, refresh_until
 

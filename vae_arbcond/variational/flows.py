@@ -308,12 +308,15 @@ class NetworkFamily(Family):
 
     z = loc + scale (h + tanh(h W + b) V). Nothing makes it one-to-one, so log |dz / dnoise| is
     not the density of z where its image folds: what is maximised is NOT a bound (conditional
-    prior networks, 3.4), and `distribution` has draws but no density.
+    prior networks, 3.4). There is no density and hence no answer, but `draw` at the parameters
+    that a minimizer finds: `FirstOrder().maximise(Problem(...), ...)`.
 
     Args:
       hidden: width of the hidden layer.
       min_scale: lower bound on the Gaussian's standard deviations.
     """
+
+    has_density = False
 
     def __init__(self, hidden: int = 64, min_scale: float = 1e-4):
         check_sizes(self, hidden=hidden)

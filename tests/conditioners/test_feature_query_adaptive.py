@@ -10,7 +10,13 @@ from oracles import LinearGaussian
 
 from vae_arbcond import networks
 from vae_arbcond.conditioners import FeatureQueryAdaptive
-from vae_arbcond.distributions import Bernoulli, DiagonalGaussian, MixedColumns, PlanarFlow
+from vae_arbcond.distributions import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiagonalGaussian,
+    MixedColumns,
+    PlanarFlow,
+)
 from vae_arbcond.models import VAE, FactorAnalysis
 from vae_arbcond.shapes import DataSpec
 from vae_arbcond.variational import FirstOrder
@@ -166,5 +172,9 @@ def test_what_cannot_be_done_is_said_in_a_sentence():
     with pytest.raises(TypeError, match="of several parts"):
         mixed = FactorAnalysis(1, components=2)
         FeatureQueryAdaptive(mixed).create_variables(DataSpec((4,)))
+    nets = networks.mlp((8,)), DiagonalGaussian(2), networks.mlp((8,))
+    for head in (Bernoulli(), ContinuousBernoulli()):
+        with pytest.raises(ValueError, match=r"from 0 to 1.*Set unit_interval=True"):
+            FeatureQueryAdaptive(VAE(2, *nets, head)).create_variables(DataSpec((4,)))
     with pytest.raises(ValueError, match=r"levels or counts. Use QueryAdaptive"):
         FeatureQueryAdaptive(model).create_variables(DataSpec((2,), levels=(0, 3)))

@@ -17,7 +17,7 @@ from vae_arbcond.conditioners.model_only import (
     nothing_observed,
 )
 from vae_arbcond.conditioners.query_adaptive import search_of
-from vae_arbcond.distributions import over_features
+from vae_arbcond.distributions import Bernoulli, ContinuousBernoulli, over_features
 from vae_arbcond.models.base import kl_divergence
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes, expand_features
@@ -270,6 +270,14 @@ class FeatureQueryAdaptive(ModelOnly):
                 "FeatureQueryAdaptive moves hidden features as real numbers, and these data "
                 "have columns with levels or counts. Use QueryAdaptive, which leaves hidden "
                 "features out and serves every kind of column."
+            )
+        head = getattr(self.model, "likelihood_head", None)
+        if isinstance(head, (Bernoulli, ContinuousBernoulli)) and not self.unit_interval:
+            raise ValueError(
+                f"The likelihood of this {type(self.model).__name__}, a "
+                f"{type(head).__name__}, is for values from 0 to 1, and "
+                f"FeatureQueryAdaptive would move hidden features over all real numbers, "
+                f"where its objective has no maximum. Set unit_interval=True."
             )
         super().build_for(spec)
         check_vector_latent(self, self.model)

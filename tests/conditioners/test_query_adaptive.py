@@ -326,6 +326,27 @@ def test_xla_finds_the_same():
     np.testing.assert_allclose(found[0].bound, found[1].bound, atol=1e-2)
 
 
+def far_off(model, x, observed, seed):
+    """A start where no likelihood is a number."""
+    del model, observed, seed
+    return tfd.MultivariateNormalDiag(tf.fill([tf.shape(x)[0], 2], 1e25))
+
+
+@pytest.mark.parametrize(
+    "minimizer", [FirstOrder(num_steps=40), LBFGS()], ids=["adam", "lbfgs"]
+)
+def test_a_search_that_cannot_start_starts_near_the_prior_s_mean(minimizer):
+    method = adaptive(oracle(), GaussianFamily(), minimizer, start=far_off, num_samples=20)
+    x, observed = questions(method.model, rows=4)
+    found = method.optimise(x, observed)
+    evidence = method.model.exact_log_prob(
+        x.numpy(), np.zeros(x.shape, bool), observed.numpy()
+    )
+    # Not at its end everywhere, but far from the infinite bound of its start.
+    assert (found.bound.numpy()[1:] > evidence[1:] - 5.0).all()
+    assert not (found.status.numpy() == 2).any()
+
+
 @register
 class DiscreteLatent(LinearGaussian):
     """A model whose z is an index."""

@@ -22,8 +22,14 @@ from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes, expand_features
 from vae_arbcond.variational import FirstOrder, GaussianFamily
 from vae_arbcond.variational.families import bound_of_draws
-from vae_arbcond.variational.optimisers import CONVERGED, DIVERGED, Problem
+from vae_arbcond.variational.optimisers import (
+    CONVERGED,
+    DIVERGED,
+    Problem,
+    search_seeds,
+)
 from vae_arbcond.variational.prior_rows import PriorRows
+from vae_arbcond.variational.starts import moments
 
 tfd = tfp.distributions
 _fold_in = tf.random.experimental.stateless_fold_in
@@ -102,7 +108,8 @@ class QueryAdaptive(ModelOnly):
     All queries of a batch are optimised together, each with parameters, optimiser state and
     stopping of its own. The optimisation is a pure function of the query: its noise comes from
     `noise_seed`, so q(z) depends neither on the neighbours nor on the seed of the draws. A
-    query without anything observed is not optimised: `infer` gives it the prior itself.
+    query without anything observed is not optimised: `infer` gives it the prior itself. One
+    whose bound at the start is no number starts close to the prior's mean instead.
 
     There is nothing to train besides the model.
 
@@ -200,10 +207,13 @@ class QueryAdaptive(ModelOnly):
             PriorStart()(self.model, x, observed, start_seed), start_seed
         )
 
-        def pick(a, b):
-            return tf.where(tf.reshape(nothing, [-1, *[1] * (a.shape.rank - 1)]), a, b)
-
-        start = tf.nest.map_structure(pick, prior, start)
+        start = _where(nothing, prior, start)
+        # A start may be so far off, or so wide, that draws of it leave the numbers: from there
+        # no step leads anywhere.
+        rows, check_seed = (x, observed), search_seeds(search_seed)[0]
+        lost = ~tf.math.is_finite(self.bound(start, rows, check_seed)[0])
+        narrow = self.family.start(self._narrow(x, start_seed), start_seed)
+        start = _where(lost & ~nothing, narrow, start)
 
         def refresh(parameters, rows, step):
             new = self.start(self.model, *rows, again_seed)
@@ -212,6 +222,12 @@ class QueryAdaptive(ModelOnly):
 
         problem = Problem(self.bound, (x, observed), refresh)
         return self.minimizer.maximise(problem, start, search_seed, nothing, compact)
+
+    def _narrow(self, x, seed):
+        """Where a search begins again: around the prior's mean, a tenth as wide."""
+        mean, covariance = moments(PriorStart()(self.model, x, None, seed), seed)
+        spread = tf.sqrt(tf.linalg.diag_part(covariance))
+        return tfd.MultivariateNormalDiag(mean, 0.1 * spread)
 
     def bound(self, parameters, rows, seed, exact=False):
         """E_q[log p(x_o | z)] - beta KL(q(z) || p(z)): QAVI, Eq. 8.
@@ -256,6 +272,15 @@ class QueryAdaptive(ModelOnly):
         check_vector_latent(self, self.model)
         if self.amortised:
             self.amortised.build_for(spec)
+
+
+def _where(chosen, yes, no):
+    """tf.where over parameters, nests of [B, ...], with chosen [B]."""
+
+    def pick(a, b):
+        return tf.where(tf.reshape(chosen, [-1, *[1] * (a.shape.rank - 1)]), a, b)
+
+    return tf.nest.map_structure(pick, yes, no)
 
 
 def search_of(found, nothing) -> Search:

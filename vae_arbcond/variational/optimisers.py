@@ -41,13 +41,18 @@ class Found(NamedTuple):
       bound: there, on noise of its own, the same at every check; nats.
       steps: optimiser steps taken.
       status: RUNNING where the steps ran out first; CONVERGED; DIVERGED where the search left
-        the numbers (the parameters are the best before that).
+        the numbers (the parameters are the best before that) or began outside them.
     """
 
     parameters: tuple
     bound: tf.Tensor
     steps: tf.Tensor
     status: tf.Tensor
+
+
+def search_seeds(seed):
+    """Of a minimizer's seed int32 [2]: those of its checks and of its steps."""
+    return tuple(tf.unstack(tfp.random.split_seed(seed, n=2), 2))
 
 
 @register
@@ -109,7 +114,7 @@ class FirstOrder:
         """
         rows = problem.rows
         count = tf.shape(tf.nest.flatten(parameters)[0])[0]
-        check_seed, step_seed = tf.unstack(tfp.random.split_seed(seed, n=2), 2)
+        check_seed, step_seed = search_seeds(seed)
         rule = _RULES[self.rule]
         bound = problem.bound(parameters, rows, check_seed, False)[0]
         lost = ~tf.math.is_finite(bound)
@@ -365,7 +370,7 @@ class LBFGS:
         on noise that nothing was fitted to.
         """
         del compact
-        check_seed, fit_seed = tf.unstack(tfp.random.split_seed(seed, n=2), 2)
+        check_seed, fit_seed = search_seeds(seed)
         shapes = [part.shape[1:] for part in tf.nest.flatten(parameters)]
         sizes = [shape.num_elements() for shape in shapes]
 

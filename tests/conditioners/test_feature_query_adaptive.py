@@ -10,8 +10,14 @@ from oracles import LinearGaussian
 
 from vae_arbcond import networks
 from vae_arbcond.conditioners import FeatureQueryAdaptive
-from vae_arbcond.distributions import Bernoulli, DiagonalGaussian
-from vae_arbcond.models import VAE
+from vae_arbcond.distributions import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiagonalGaussian,
+    MixedColumns,
+    PlanarFlow,
+)
+from vae_arbcond.models import VAE, FactorAnalysis
 from vae_arbcond.shapes import DataSpec
 from vae_arbcond.variational import FirstOrder
 
@@ -94,6 +100,46 @@ def test_answers_are_corrected_and_blind_to_what_is_hidden():
     np.testing.assert_array_equal(method.impute(poisoned, observed, 3, SEED), draws)
 
 
+def test_a_query_without_anything_observed_is_answered_by_the_prior():
+    method = linear(minimizer=FirstOrder(num_steps=1), num_samples=4)
+    x, observed = questions(method.model, rows=3)
+    q, search = method.infer(x, observed, None)
+    z = q.sample(5, seed=SEED)
+    want = method.model.prior().log_prob(z[:, 0])
+    np.testing.assert_array_equal(q.log_prob(z)[:, 0], want)
+    assert search.bound[0] == 0.0 and search.steps[0] == 0
+
+
+def test_the_bound_does_not_depend_on_the_neighbours():
+    method = linear(num_samples=6)
+    x, observed = questions(method.model, rows=4)
+    start = method._start(x, SEED)
+    together = method.bound(start, (x, observed), SEED)[0]
+    last = tf.nest.map_structure(lambda part: part[3:], start)
+    alone = method.bound(last, (x[3:], observed[3:]), SEED)[0]
+    np.testing.assert_allclose(together[3:], alone, rtol=1e-4)  # float32
+
+
+class KeepsItsBatch(FirstOrder):
+    """Says how it was asked."""
+
+    def maximise(self, problem, parameters, seed, done=None, compact=True):
+        self.compact = compact
+        return super().maximise(problem, parameters, seed, done, compact)
+
+
+@pytest.mark.parametrize("gaussian", [True, False])
+def test_queries_stay_where_the_encoder_draws_by_place(gaussian):
+    keras.utils.set_random_seed(0)
+    head = DiagonalGaussian(2) if gaussian else PlanarFlow(2, 1)
+    model = VAE(2, networks.mlp((8,)), head, networks.mlp((8,)), MixedColumns())
+    minimizer = KeepsItsBatch(num_steps=1)
+    method = FeatureQueryAdaptive(model, minimizer, num_samples=4)
+    method.create_variables(DataSpec((4,)))
+    method.optimise(tf.zeros([2, 4]), tf.constant([[True, False] * 2] * 2))
+    assert minimizer.compact is gaussian
+
+
 def test_binary_features_get_continuous_bernoullis(tmp_path):
     keras.utils.set_random_seed(0)
     model = VAE(2, networks.mlp((8,)), DiagonalGaussian(2), networks.mlp((8,)), Bernoulli())
@@ -123,5 +169,12 @@ def test_what_cannot_be_done_is_said_in_a_sentence():
         FeatureQueryAdaptive(model, beta=-1.0)
     with pytest.raises(ValueError, match="gamma"):
         FeatureQueryAdaptive(model, gamma=0.0)
+    with pytest.raises(TypeError, match="of several parts"):
+        mixed = FactorAnalysis(1, components=2)
+        FeatureQueryAdaptive(mixed).create_variables(DataSpec((4,)))
+    nets = networks.mlp((8,)), DiagonalGaussian(2), networks.mlp((8,))
+    for head in (Bernoulli(), ContinuousBernoulli()):
+        with pytest.raises(ValueError, match=r"from 0 to 1.*Set unit_interval=True"):
+            FeatureQueryAdaptive(VAE(2, *nets, head)).create_variables(DataSpec((4,)))
     with pytest.raises(ValueError, match=r"levels or counts. Use QueryAdaptive"):
         FeatureQueryAdaptive(model).create_variables(DataSpec((2,), levels=(0, 3)))

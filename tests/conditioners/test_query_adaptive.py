@@ -19,7 +19,7 @@ from vae_arbcond.conditioners import (
 )
 from vae_arbcond.conditioners.query_adaptive import search_of
 from vae_arbcond.distributions import CholeskyGaussian, DiagonalGaussian, MixedColumns
-from vae_arbcond.models import VAE
+from vae_arbcond.models import VAE, FactorAnalysis
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import DataSpec
 from vae_arbcond.variational import (
@@ -28,6 +28,7 @@ from vae_arbcond.variational import (
     GaussianFamily,
     InverseAutoregressiveFamily,
     MixtureFamily,
+    NetworkFamily,
     PlanarFamily,
 )
 
@@ -178,13 +179,33 @@ def test_the_error_over_the_query_is_at_most_that_over_z():
         assert over_y <= over_z[row] + 1e-4  # float32
 
 
-def test_a_query_without_anything_observed_keeps_the_prior():
-    method, _, _, found = searched()
-    posterior, search = method.family.distribution(found.parameters), search_of(found)
-    np.testing.assert_allclose(posterior.mean()[0], 0.0, atol=1e-5)
-    np.testing.assert_allclose(posterior.stddev()[0], 1.0, rtol=2e-3)
-    assert search.steps[0] == 0 and search.converged[0]
+def test_a_query_without_anything_observed_is_not_searched():
+    _, _, _, found = searched()
+    search = search_of(found, tf.constant([True] + [False] * 29))
+    assert search.steps[0] == 0 and search.converged[0] and search.bound[0] == 0.0
     assert search.steps.numpy()[1:].min() > 0
+
+
+@pytest.mark.parametrize(
+    "family",
+    [GaussianFamily(), MixtureFamily(3), PlanarFamily(2), InverseAutoregressiveFamily(1, 4)],
+    ids=["gaussian", "mixture", "planar", "iaf"],
+)
+def test_a_query_without_anything_observed_is_answered_by_the_prior(family):
+    method = adaptive(oracle(), family, FirstOrder(num_steps=1), num_samples=4)
+    x, observed = questions(method.model, rows=2)
+    q = method.infer(x, observed, None).posterior
+    z = q.sample(2000, seed=[1, 2])
+    prior = method.model.prior()
+    np.testing.assert_array_equal(q.log_prob(z)[:, 0], prior.log_prob(z[:, 0]))
+    # 5.5 standard errors of a mean and of a deviation: 1e-7 false alarms an entry.
+    np.testing.assert_allclose(tf.reduce_mean(z[:, 0], 0), 0.0, atol=0.123)
+    np.testing.assert_allclose(tf.math.reduce_std(z[:, 0], 0), 1.0, atol=0.087)
+    own = method.family.distribution(method.optimise(x, observed).parameters)
+    np.testing.assert_allclose(
+        q.log_prob(z)[:, 1], own.log_prob(z)[:, 1], rtol=1e-4, atol=1e-4
+    )
+    assert q[1].sample(3, seed=[1, 2]).shape == (3, 2)
 
 
 def test_the_answer_does_not_depend_on_the_neighbours():
@@ -193,6 +214,27 @@ def test_the_answer_does_not_depend_on_the_neighbours():
     # Products of other sizes round differently, and hundreds of steps pass that on.
     np.testing.assert_allclose(together.parameters.loc[3:4], alone.parameters.loc, atol=2e-3)
     np.testing.assert_allclose(together.bound[3:4], alone.bound, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        MixtureFamily(3, threshold=0.3),
+        MixtureFamily(3, estimator="importance"),
+        PlanarFamily(2),
+        InverseAutoregressiveFamily(1, 4),
+    ],
+    ids=["mixture", "importance", "planar", "iaf"],
+)
+def test_no_family_s_answer_depends_on_the_neighbours(family):
+    # Few steps: what is to be seen is that nothing is drawn by a query's place.
+    minimizer = FirstOrder(num_steps=4, check_every=2)
+    method = adaptive(oracle(), family, minimizer, num_samples=6)
+    x, observed = questions(method.model, rows=4)
+    together = method.optimise(x, observed).parameters
+    alone = method.optimise(x[3:], observed[3:]).parameters
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a[3:], b, atol=2e-3)
 
 
 def test_beta_draws_q_towards_the_prior():
@@ -284,6 +326,27 @@ def test_xla_finds_the_same():
     np.testing.assert_allclose(found[0].bound, found[1].bound, atol=1e-2)
 
 
+def far_off(model, x, observed, seed):
+    """A start where no likelihood is a number."""
+    del model, observed, seed
+    return tfd.MultivariateNormalDiag(tf.fill([tf.shape(x)[0], 2], 1e25))
+
+
+@pytest.mark.parametrize(
+    "minimizer", [FirstOrder(num_steps=40), LBFGS()], ids=["adam", "lbfgs"]
+)
+def test_a_search_that_cannot_start_starts_near_the_prior_s_mean(minimizer):
+    method = adaptive(oracle(), GaussianFamily(), minimizer, start=far_off, num_samples=20)
+    x, observed = questions(method.model, rows=4)
+    found = method.optimise(x, observed)
+    evidence = method.model.exact_log_prob(
+        x.numpy(), np.zeros(x.shape, bool), observed.numpy()
+    )
+    # Not at its end everywhere, but far from the infinite bound of its start.
+    assert (found.bound.numpy()[1:] > evidence[1:] - 5.0).all()
+    assert not (found.status.numpy() == 2).any()
+
+
 @register
 class DiscreteLatent(LinearGaussian):
     """A model whose z is an index."""
@@ -295,7 +358,15 @@ class DiscreteLatent(LinearGaussian):
 def test_what_cannot_be_done_is_said_in_a_sentence():
     weights = ((1.0, 0.0), (0.0, 1.0))
     with pytest.raises(TypeError, match=r"one vector of real numbers.*PosteriorMatching"):
-        QueryAdaptive(DiscreteLatent(weights, 0.5))
+        adaptive(DiscreteLatent(weights, 0.5))
+    with pytest.raises(TypeError, match="of several parts"):
+        QueryAdaptive(FactorAnalysis(1, components=2)).create_variables(DataSpec((4,)))
+    with pytest.raises(TypeError, match=r"by the density.*a NetworkFamily has none"):
+        adaptive(oracle(), NetworkFamily())
+    importance = MixtureFamily(3, estimator="importance")
+    for minimizer in (LBFGS(), FirstOrder(fixed_noise=True)):
+        with pytest.raises(ValueError, match="Set estimator='stratified'"):
+            QueryAdaptive(oracle(), importance, minimizer)
     with pytest.raises(ValueError, match="got neither"):
         QueryAdaptive()
     with pytest.raises(ValueError, match="got both"):

@@ -230,6 +230,25 @@ def test_a_gaussian_starts_as_the_start(family):
     np.testing.assert_allclose(q.stddev(), START.stddev(), rtol=3e-3)
 
 
+STARTERS = pytest.mark.parametrize(
+    "family",
+    [*FAMILIES[:2], PlanarFamily(), InverseAutoregressiveFamily()],
+    ids=["diagonal", "full", "planar", "iaf"],
+)
+
+
+@STARTERS
+def test_a_family_of_a_gaussian_starts_at_it(family):
+    # Mixtures are drawn apart on purpose. 4,000 draws: .011 is a deviation's standard error, a
+    # ridge of a thousandth and 16 maps of small random slopes give KL .013.
+    start = tfd.MultivariateNormalDiag(tf.zeros([1, 6]))
+    q = family.distribution(family.start(start, tf.constant([1, 2])))
+    z = q.sample(4000, seed=[3, 4])
+    np.testing.assert_allclose(tf.math.reduce_std(z, 0), 1.0, atol=0.08)
+    kl = tf.reduce_mean(q.log_prob(z) - start.log_prob(z), 0)
+    np.testing.assert_allclose(kl, 0.0, atol=0.05)
+
+
 def test_a_start_without_moments_is_measured_by_draws():
     mixture = tfd.MixtureSameFamily(
         tfd.Categorical([[0.0, 0.0]]),
@@ -240,6 +259,17 @@ def test_a_start_without_moments_is_measured_by_draws():
         mean = tf.reduce_mean(q.sample(500, seed=[1, 2]), 0)[0]
         # From a few draws; PlanarFamily begins bent.
         np.testing.assert_allclose(mean, [1.0, 1.0], atol=1.0)
+
+
+@WITH_DENSITY
+@pytest.mark.parametrize("moments_known", [True, False])
+def test_equal_rows_of_a_start_give_equal_parameters(family, moments_known):
+    start = tfd.MultivariateNormalDiag(tf.zeros([3, 2]), [0.5, 1.0])
+    if not moments_known:
+        flow = InverseAutoregressiveFamily(1, 4)
+        start = flow.distribution(flow.start(start, tf.constant([1, 2])))
+    for part in family.start(start, tf.constant([3, 4])):
+        np.testing.assert_allclose(part, tf.broadcast_to(part[:1], part.shape), atol=1e-5)
 
 
 def test_components_of_little_weight_begin_anew_and_others_stay():

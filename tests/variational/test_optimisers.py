@@ -115,7 +115,21 @@ def test_queries_that_are_done_stay_where_they_are():
         found = method.maximise(problem(), start(), SEED, done)
         np.testing.assert_array_equal(found.parameters[0][0], [0.0, 0.0])
         assert found.status.numpy()[0] == CONVERGED
+        assert found.steps.numpy()[0] == 0 and found.steps.numpy()[1] > 0
         assert abs(found.parameters[0][1, 1] - 0.5) < 0.1
+
+
+def test_lbfgs_tells_the_bound_on_noise_it_was_not_fitted_to():
+    def noisy(parameters, rows, seed, exact):
+        # A maximum of 1, where noise puts it: a fit reaches it on its own noise.
+        del exact
+        goal = rows[0] + tf.random.stateless_normal(rows[0].shape, seed)
+        value = 1.0 - 0.5 * tf.reduce_sum((parameters[0] - goal) ** 2, -1)
+        return value, value
+
+    goals = 100.0 * tf.ones([3, 2])
+    found = LBFGS().maximise(Problem(noisy, (goals,), no_refresh), start(), SEED)
+    assert (found.bound.numpy() < 0.99).all() and (found.bound.numpy() > -30.0).all()
 
 
 def test_no_improvement_leaves_the_start():

@@ -17,13 +17,14 @@ from vae_arbcond.conditioners.model_only import (
     nothing_observed,
 )
 from vae_arbcond.conditioners.query_adaptive import search_of
-from vae_arbcond.distributions import over_features
+from vae_arbcond.distributions import Bernoulli, ContinuousBernoulli, over_features
 from vae_arbcond.models.base import kl_divergence
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes, expand_features
 from vae_arbcond.variational import FirstOrder
 from vae_arbcond.variational.families import inverse_softplus
 from vae_arbcond.variational.optimisers import Problem
+from vae_arbcond.variational.prior_rows import PriorRows
 
 tfd = tfp.distributions
 
@@ -87,6 +88,11 @@ class _EvenMixture(tfd.Distribution):
         return tf.ensure_shape(tf.reshape(log_q, leading), z.shape[:-1])
 
 
+def _is_gaussian(q) -> bool:
+    """Whether q is loc + scale noise, so that noise can be shared."""
+    return isinstance(q, (tfd.MultivariateNormalDiag, tfd.MultivariateNormalTriL))
+
+
 class FeatureParameters(NamedTuple):
     """loc and softplus^-1 scale of Normals; or logits, and nothing: each [B, *F, *E]."""
 
@@ -102,7 +108,11 @@ class FeatureQueryAdaptive(ModelOnly):
     in [0, 1]. What it says of z is a mixture of the encoder's q(z | x_O, x_M) at some draws of
     x_M, which has a density, so that answers are corrected as those of any latent method.
 
-    A query without anything observed is not optimised: x_M stays the model's marginals.
+    Queries share their noise: that of x_M always, that of z where the encoder is Gaussian. Any
+    other encoder draws by a query's place, and queries then stay in the batch to the end, so
+    that each is checked on the same noise throughout.
+
+    A query without anything observed is not optimised: `infer` gives it the prior itself.
 
     Args:
       model: a LatentVariableModel whose z is one real vector and whose posterior can be drawn
@@ -137,7 +147,6 @@ class FeatureQueryAdaptive(ModelOnly):
         name: str | None = None,
     ):
         super().__init__(model, train_model, correct_draws, name=name)
-        check_vector_latent(self, model)
         check_sizes(self, num_samples=num_samples, components=components)
         check_positive(self, beta=beta, gamma=gamma)
         self.minimizer = FirstOrder() if minimizer is None else minimizer
@@ -157,7 +166,9 @@ class FeatureQueryAdaptive(ModelOnly):
         rows = tf.ensure_shape(rows, [None, *x.shape[1:]])
         each = self.model.posterior(rows, self._all_present(rows))
         posterior = _EvenMixture(each, x.shape[0] or tf.shape(x)[0], self.components)
-        return Inference(posterior, search_of(found))
+        nothing = nothing_observed(observed)
+        posterior = PriorRows(posterior, self.model.prior(), nothing)
+        return Inference(posterior, search_of(found, nothing))
 
     def optimise(self, x, observed):
         """Maximises every query's objective; arguments and result as `QueryAdaptive`'s."""
@@ -171,8 +182,11 @@ class FeatureQueryAdaptive(ModelOnly):
 
         problem = Problem(self.bound, (x, observed), no_refresh)
         start = self._start(x, start_seed)
-        # One row has nothing to leave, and static shapes are faster.
-        return self.minimizer.maximise(problem, start, search_seed, nothing, x.shape[0] != 1)
+        # One row has nothing to leave, and static shapes are faster. Where noise goes by
+        # place, a query that left would give its neighbours other noise at every check.
+        shared = _is_gaussian(self.model.posterior(x, self._all_present(x)))
+        compact = shared and x.shape[0] != 1
+        return self.minimizer.maximise(problem, start, search_seed, nothing, compact)
 
     def bound(self, parameters, rows, seed, exact=False):
         """Eq. 6 of QAVI by S draws of x_M and one z for each, Eq. 7: twice [B], nats.
@@ -191,12 +205,19 @@ class FeatureQueryAdaptive(ModelOnly):
         flat = tf.ensure_shape(flat, [None, *x.shape[1:]])
         present = self._all_present(flat)
         q = self.model.posterior(flat, present)
-        z = q.sample(seed=z_seed)
+        z = self._drawn(q, tf.shape(x)[0], z_seed)
         log_p = over_features(self.model.likelihood(z), present).log_prob(flat)
         kl = kl_divergence(q, self.model.prior(), z)
         values = tf.reshape(log_p - self.beta * kl, [self.num_samples, -1])
         objective = tf.reduce_mean(values, 0) + self.gamma * self.entropy(parameters, observed)
         return objective, objective
+
+    def _drawn(self, q, rows, seed):
+        """One z of each of q's S B rows, S by S; of Gaussians by noise that queries share."""
+        if not _is_gaussian(q):
+            return q.sample(seed=seed)
+        noise = tf.random.stateless_normal([self.num_samples, *q.event_shape], seed)
+        return q.loc + q.scale.matvec(tf.repeat(noise, rows, axis=0))
 
     def entropy(self, parameters, observed):
         """H(q(x_M)) in closed form, the last term of Eq. 6: [B], nats."""
@@ -250,4 +271,13 @@ class FeatureQueryAdaptive(ModelOnly):
                 "have columns with levels or counts. Use QueryAdaptive, which leaves hidden "
                 "features out and serves every kind of column."
             )
+        head = getattr(self.model, "likelihood_head", None)
+        if isinstance(head, (Bernoulli, ContinuousBernoulli)) and not self.unit_interval:
+            raise ValueError(
+                f"The likelihood of this {type(self.model).__name__}, a "
+                f"{type(head).__name__}, is for values from 0 to 1, and "
+                f"FeatureQueryAdaptive would move hidden features over all real numbers, "
+                f"where its objective has no maximum. Set unit_interval=True."
+            )
         super().build_for(spec)
+        check_vector_latent(self, self.model)

@@ -22,7 +22,14 @@ from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes, expand_features
 from vae_arbcond.variational import FirstOrder, GaussianFamily
 from vae_arbcond.variational.families import bound_of_draws
-from vae_arbcond.variational.optimisers import CONVERGED, DIVERGED, Problem
+from vae_arbcond.variational.optimisers import (
+    CONVERGED,
+    DIVERGED,
+    Problem,
+    search_seeds,
+)
+from vae_arbcond.variational.prior_rows import PriorRows
+from vae_arbcond.variational.starts import moments
 
 tfd = tfp.distributions
 _fold_in = tf.random.experimental.stateless_fold_in
@@ -101,7 +108,8 @@ class QueryAdaptive(ModelOnly):
     All queries of a batch are optimised together, each with parameters, optimiser state and
     stopping of its own. The optimisation is a pure function of the query: its noise comes from
     `noise_seed`, so q(z) depends neither on the neighbours nor on the seed of the draws. A
-    query without anything observed is not optimised: its q(z) is the start at the prior.
+    query without anything observed is not optimised: `infer` gives it the prior itself. One
+    whose bound at the start is no number starts close to the prior's mean instead.
 
     There is nothing to train besides the model.
 
@@ -146,13 +154,19 @@ class QueryAdaptive(ModelOnly):
             )
         model = start.conditioner.model if amortised else model
         super().__init__(model, train_model, correct_draws, name=name)
-        check_vector_latent(self, self.model)
         # Keras saves the weights of what it finds as an attribute.
         self.amortised = start.conditioner if amortised else None
         check_sizes(self, num_samples=num_samples)
         check_positive(self, beta=beta)
         self.family = GaussianFamily() if family is None else family
         self.minimizer = FirstOrder() if minimizer is None else minimizer
+        if self.minimizer.fixed_noise and not self.family.fits_fixed_noise:
+            raise ValueError(
+                f"{type(self.minimizer).__name__} would maximise the bound on fixed noise, "
+                f"where the choices of a {type(self.family).__name__} with "
+                f"estimator='importance' jump and its gradient is right on average only. Set "
+                f"estimator='stratified', or take FirstOrder with fixed_noise=False."
+            )
         self.start = PriorStart() if start is None else start
         self.num_samples, self.beta, self.noise_seed = num_samples, beta, noise_seed
         self.compile_search = jit_compile
@@ -160,7 +174,10 @@ class QueryAdaptive(ModelOnly):
     def infer(self, x, observed, seed):
         del seed  # See `noise_seed`.
         found = self.optimise(x, observed)
-        return Inference(self.family.distribution(found.parameters), search_of(found))
+        nothing = nothing_observed(observed)
+        q = self.family.distribution(found.parameters)
+        posterior = PriorRows(q, self.model.prior(), nothing)
+        return Inference(posterior, search_of(found, nothing))
 
     def optimise(self, x, observed):
         """Maximises every query's bound.
@@ -190,10 +207,13 @@ class QueryAdaptive(ModelOnly):
             PriorStart()(self.model, x, observed, start_seed), start_seed
         )
 
-        def pick(a, b):
-            return tf.where(tf.reshape(nothing, [-1, *[1] * (a.shape.rank - 1)]), a, b)
-
-        start = tf.nest.map_structure(pick, prior, start)
+        start = _where(nothing, prior, start)
+        # A start may be so far off, or so wide, that draws of it leave the numbers: from there
+        # no step leads anywhere.
+        rows, check_seed = (x, observed), search_seeds(search_seed)[0]
+        lost = ~tf.math.is_finite(self.bound(start, rows, check_seed)[0])
+        narrow = self.family.start(self._narrow(x, start_seed), start_seed)
+        start = _where(lost & ~nothing, narrow, start)
 
         def refresh(parameters, rows, step):
             new = self.start(self.model, *rows, again_seed)
@@ -202,6 +222,12 @@ class QueryAdaptive(ModelOnly):
 
         problem = Problem(self.bound, (x, observed), refresh)
         return self.minimizer.maximise(problem, start, search_seed, nothing, compact)
+
+    def _narrow(self, x, seed):
+        """Where a search begins again: around the prior's mean, a tenth as wide."""
+        mean, covariance = moments(PriorStart()(self.model, x, None, seed), seed)
+        spread = tf.sqrt(tf.linalg.diag_part(covariance))
+        return tfd.MultivariateNormalDiag(mean, 0.1 * spread)
 
     def bound(self, parameters, rows, seed, exact=False):
         """E_q[log p(x_o | z)] - beta KL(q(z) || p(z)): QAVI, Eq. 8.
@@ -234,12 +260,31 @@ class QueryAdaptive(ModelOnly):
             self.amortised.dry_run(x, seen)
 
     def build_for(self, spec):
+        if not self.family.has_density:
+            raise TypeError(
+                f"QueryAdaptive weights its answers by the density of q(z), and a "
+                f"{type(self.family).__name__} has none. Take GaussianFamily, MixtureFamily "
+                f"or InverseAutoregressiveFamily. Where pictures of its draws are all that is "
+                f"wanted: maximise a variational.optimisers.Problem by FirstOrder, and call "
+                f"the family's `draw` at the parameters found."
+            )
         super().build_for(spec)
+        check_vector_latent(self, self.model)
         if self.amortised:
             self.amortised.build_for(spec)
 
 
-def search_of(found) -> Search:
-    """What to tell of a `variational.Found`."""
+def _where(chosen, yes, no):
+    """tf.where over parameters, nests of [B, ...], with chosen [B]."""
+
+    def pick(a, b):
+        return tf.where(tf.reshape(chosen, [-1, *[1] * (a.shape.rank - 1)]), a, b)
+
+    return tf.nest.map_structure(pick, yes, no)
+
+
+def search_of(found, nothing) -> Search:
+    """What to tell of a `variational.Found`; `nothing` [B]: rows answered by the prior."""
+    bound = tf.where(nothing, 0.0, found.bound)  # Exact there: the log-density of nothing.
     diverged = tf.equal(found.status, DIVERGED)
-    return Search(found.bound, found.steps, tf.equal(found.status, CONVERGED), diverged)
+    return Search(bound, found.steps, tf.equal(found.status, CONVERGED), diverged)

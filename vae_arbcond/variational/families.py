@@ -15,11 +15,10 @@ import tensorflow_probability as tfp
 
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes
+from vae_arbcond.variational.starts import known_moments, moments, root_of, shared_draws
 
 tfd = tfp.distributions
 tfb = tfp.bijectors
-
-START_DRAWS = 128  # of a start without closed-form moments, from which these are taken
 
 
 class Draws(NamedTuple):
@@ -40,7 +39,16 @@ class Draws(NamedTuple):
 
 
 class Family:
-    """What every family is. Parameters are a nest of float32 tensors [B, ...]."""
+    """What every family is. Parameters are a nest of float32 tensors [B, ...].
+
+    Attributes:
+      fits_fixed_noise: `draw(exact=True)` gives an estimate's own gradient, as it must be to
+        maximise an estimate on fixed noise.
+      has_density: `distribution` has a log_prob, without which no answer can be weighted.
+    """
+
+    fits_fixed_noise = True
+    has_density = True
 
     def start(self, start: tfd.Distribution, seed):
         """Parameters whose q(z) is near `start`, batch_shape [B]; `seed` int32 [2]."""
@@ -110,18 +118,6 @@ def paired_noise(shape, seed) -> tf.Tensor:
     return tf.concat([half, -half], 0)
 
 
-def moments(start: tfd.Distribution, seed) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean [B, Z] and covariance [B, Z, Z] of a start; from draws where it does not know."""
-    try:
-        return start.mean(), start.covariance()
-    except NotImplementedError:
-        z = start.sample(START_DRAWS, seed=seed)
-        mean = tf.reduce_mean(z, 0)
-        apart = tf.transpose(z - mean, [1, 0, 2])
-        covariance = tf.matmul(apart, apart, transpose_a=True) / (START_DRAWS - 1.0)
-        return mean, covariance
-
-
 class GaussianParameters(NamedTuple):
     """loc [B, Z]; raw [B, Z] or [B, Z (Z + 1) / 2], to be made a scale."""
 
@@ -152,14 +148,11 @@ class GaussianFamily(Family):
 
     def start(self, start, seed):
         mean, covariance = moments(start, seed)
-        size = tf.cast(tf.shape(mean)[-1], tf.float32)
-        # Few draws may say that some direction has no spread at all.
-        ridge = 1e-3 * tf.linalg.trace(covariance) / size + self.min_scale**2
-        eye = tf.eye(tf.shape(mean)[-1])
-        factor = tf.linalg.cholesky(covariance + ridge[:, tf.newaxis, tf.newaxis] * eye)
+        factor = root_of(covariance, self.min_scale)
         if not self.full_covariance:
             # Least KL(q || start): a coordinate is as wide as it is given all others.
-            inverse = tf.linalg.triangular_solve(factor, eye + tf.zeros_like(factor))
+            eye = tf.eye(tf.shape(mean)[-1]) + tf.zeros_like(factor)
+            inverse = tf.linalg.triangular_solve(factor, eye)
             scale = tf.math.rsqrt(tf.reduce_sum(inverse**2, -2))
             return GaussianParameters(mean, inverse_softplus(scale - self.min_scale))
         diagonal = tf.maximum(tf.linalg.diag_part(factor), 1.001 * self.min_scale)
@@ -197,6 +190,35 @@ class GaussianFamily(Family):
         return Draws(z, tf.stop_gradient(log_q) - through_z)
 
 
+def _reparameterised(z, logits, loc, scale) -> tf.Tensor:
+    """Draws of a mixture with implicit gradients to means and scales (Figurnov et al., 2018).
+
+    Coordinate by coordinate, dz_i = -dF(z_i | z_<i) / p(z_i | z_<i), earlier coordinates
+    moving as well.
+
+    Args:
+      z: draws, [S, B, Z].
+      logits: [B, T].
+      loc, scale: [B, T, Z], with gradients.
+    """
+    normal = tfd.Normal(0.0, 1.0)
+    moved = []
+    log_share = tf.nn.log_softmax(logits) + tf.zeros([tf.shape(z)[0], 1, 1])  # [S, B, T]
+    for i in range(z.shape[-1]):
+        share = tf.nn.softmax(log_share)
+
+        def unit(value, i=i):
+            return (value[..., tf.newaxis] - loc[..., i]) / scale[..., i]
+
+        here = unit(z[..., i])
+        cdf = tf.reduce_sum(share * normal.cdf(here), -1)
+        density = tf.reduce_sum(share * normal.prob(here) / scale[..., i], -1)
+        density = tf.maximum(tf.stop_gradient(density), 1e-30)
+        moved.append(z[..., i] - (cdf - tf.stop_gradient(cdf)) / density)
+        log_share += normal.log_prob(unit(moved[-1])) - tf.math.log(scale[..., i])
+    return tf.stack(moved, -1)
+
+
 def log_normal(noise) -> tf.Tensor:
     """log N(noise | 0, I), [..., Z] -> [...]."""
     return -0.5 * tf.reduce_sum(noise**2 + float(np.log(2.0 * np.pi)), -1)
@@ -225,7 +247,10 @@ class MixtureFamily(Family):
     of the mixture; a draw's integrand is multiplied by exp(log q - sg log q) for the gradient
     of the weights, and means and scales get implicit reparameterisation gradients (Figurnov et
     al., 2018), earlier coordinates included. The published code multiplies z instead of the
-    integrand and leaves earlier coordinates out; both give wrong gradients.
+    integrand and leaves earlier coordinates out; both give wrong gradients. Either way queries
+    share their noise: by a shared level in [0, 1] each chooses among its own components. On
+    fixed noise those choices jump, so `LBFGS` and `FirstOrder(fixed_noise=True)` want
+    *stratified*.
 
     Args:
       components: T.
@@ -259,14 +284,25 @@ class MixtureFamily(Family):
                 f"{threshold}."
             )
         self.components, self.estimator = components, estimator
+        self.fits_fixed_noise = estimator == "stratified"
         self.min_scale, self.spread = min_scale, spread
         self.threshold, self.refresh_until = threshold, refresh_until
 
     def start(self, start, seed):
-        """Components at draws of the start, drawn apart by `spread`, and as wide as it is."""
+        """Components at draws of the start, drawn apart by `spread`, and as wide as it is.
+
+        A start of known moments is drawn from as if it were their Gaussian, by noise that all
+        queries share.
+        """
         seeds = tfp.random.split_seed(seed, n=2)
         mean, covariance = moments(start, seeds[0])
-        z = tf.transpose(start.sample(self.components, seed=seeds[1]), [1, 0, 2])
+        if known_moments(start) is None:
+            z = shared_draws(start, self.components, seeds[1])
+        else:
+            noise = tf.random.stateless_normal([self.components, mean.shape[-1]], seeds[1])
+            root = root_of(covariance, self.min_scale)
+            z = mean + tf.einsum("bij,tj->tbi", root, noise)
+        z = tf.transpose(z, [1, 0, 2])
         center = mean[:, tf.newaxis]
         scale = tf.sqrt(tf.linalg.diag_part(covariance))[:, tf.newaxis]
         loc = center + self.spread * (z - center)
@@ -309,19 +345,33 @@ class MixtureFamily(Family):
 
     def _draw_by_importance(self, parameters, num_samples, seed):
         logits, loc, raw = parameters
-        parts = tfd.Independent(tfd.Normal(loc, self.min_scale + tf.nn.softplus(raw)), 1)
-        # Each query has its own choices here: a shared one would be another estimator.
-        q = tfd.MixtureSameFamily(
-            tfd.Categorical(tf.stop_gradient(logits)), parts, reparameterize=True
+        fixed = MixtureParameters(*map(tf.stop_gradient, parameters))
+        z = _reparameterised(
+            self._choose(fixed, num_samples, seed),
+            fixed.logits,
+            loc,
+            self.min_scale + tf.nn.softplus(raw),
         )
-        z = q.sample(num_samples, seed=seed)
-        # Earlier coordinates reach later ones through z itself: TFP's gradient has them all.
         fixed_z = tf.stop_gradient(z)
         of_weights = MixtureParameters(logits, tf.stop_gradient(loc), tf.stop_gradient(raw))
         log_q = self.log_density(fixed_z, of_weights)
         ratio = tf.exp(log_q - tf.stop_gradient(log_q))  # 1, with the weights' score
-        fixed = MixtureParameters(*map(tf.stop_gradient, parameters))
         return Draws(z, self.log_density(z, fixed), ratio / num_samples)
+
+    def _choose(self, parameters, num_samples, seed):
+        """Draws of the mixture, [S, B, Z], queries sharing what they choose and draw by."""
+        logits, loc, raw = parameters
+        choice_seed, noise_seed = tf.unstack(tfp.random.split_seed(seed, n=2), 2)
+        below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # [B, T]
+        level = tf.random.stateless_uniform([num_samples, 1, 1], choice_seed)
+        chosen = tf.reduce_sum(tf.cast(level >= below, tf.int32), -1)  # [S, B]
+        # Rounding may leave the last sum below 1.
+        one = tf.one_hot(tf.minimum(chosen, self.components - 1), self.components)
+        noise = tf.random.stateless_normal([num_samples, 1, loc.shape[-1]], noise_seed)
+        scale = self.min_scale + tf.nn.softplus(raw)
+        return tf.einsum("sbt,btz->sbz", one, loc) + noise * tf.einsum(
+            "sbt,btz->sbz", one, scale
+        )
 
     def refresh(self, parameters, fresh, step):
         logits, loc, raw = parameters

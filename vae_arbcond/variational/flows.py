@@ -19,9 +19,9 @@ from vae_arbcond.variational.families import (
     Family,
     inverse_softplus,
     log_normal,
-    moments,
     paired_noise,
 )
+from vae_arbcond.variational.starts import moments
 
 tfd = tfp.distributions
 
@@ -129,15 +129,18 @@ class PlanarParameters(NamedTuple):
 class PlanarFamily(_FlowFamily):
     """Planar flows h + u tanh(w h + b) of a Gaussian (conditional prior networks, Eq. 8).
 
-    u is corrected so that every map is invertible; Eq. 9 sums their log-determinants.
+    u is corrected so that every map is invertible; Eq. 9 sums their log-determinants. The
+    flow starts near the Gaussian: u across w is small, along w what the correction undoes.
 
     Args:
       num_flows: K.
-      start_scale: standard deviation of w and u at the start.
+      start_scale: standard deviation of u across w at the start, where w has length 1.
       min_scale: lower bound on the Gaussian's standard deviations.
     """
 
-    def __init__(self, num_flows: int = 16, start_scale: float = 0.1, min_scale: float = 1e-4):
+    def __init__(
+        self, num_flows: int = 16, start_scale: float = 0.03, min_scale: float = 1e-4
+    ):
         check_sizes(self, num_flows=num_flows)
         check_positive(self, start_scale=start_scale, min_scale=min_scale)
         self.num_flows, self.start_scale = num_flows, start_scale
@@ -153,7 +156,12 @@ class PlanarFamily(_FlowFamily):
             one = self.start_scale * tf.random.stateless_normal(shape, seed)
             return tf.tile(one, [batch, 1, 1])  # The same for every query.
 
-        w, u = small(seeds[1]), small(seeds[2])
+        # Maps use u with w.u replaced by softplus(w.u) - 1, which is no stretch along w where
+        # w.u = softplus^-1(1). From w.u = 0 each map would shrink a direction by .31 |w|. With
+        # w of length 1 that u is short, and steps in w change w.u no more than others.
+        w, u = tf.math.l2_normalize(small(seeds[1]), -1), small(seeds[2])
+        along = inverse_softplus(tf.constant(1.0)) - tf.reduce_sum(w * u, -1, keepdims=True)
+        u += along * w
         return PlanarParameters(loc, raw, w, u, tf.zeros([batch, self.num_flows]))
 
     def _maps(self, parameters):
@@ -300,12 +308,15 @@ class NetworkFamily(Family):
 
     z = loc + scale (h + tanh(h W + b) V). Nothing makes it one-to-one, so log |dz / dnoise| is
     not the density of z where its image folds: what is maximised is NOT a bound (conditional
-    prior networks, 3.4), and `distribution` has draws but no density.
+    prior networks, 3.4). There is no density and hence no answer, but `draw` at the parameters
+    that a minimizer finds: `FirstOrder().maximise(Problem(...), ...)`.
 
     Args:
       hidden: width of the hidden layer.
       min_scale: lower bound on the Gaussian's standard deviations.
     """
+
+    has_density = False
 
     def __init__(self, hidden: int = 64, min_scale: float = 1e-4):
         check_sizes(self, hidden=hidden)

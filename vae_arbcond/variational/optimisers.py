@@ -41,13 +41,18 @@ class Found(NamedTuple):
       bound: there, on noise of its own, the same at every check; nats.
       steps: optimiser steps taken.
       status: RUNNING where the steps ran out first; CONVERGED; DIVERGED where the search left
-        the numbers (the parameters are the best before that).
+        the numbers (the parameters are the best before that) or began outside them.
     """
 
     parameters: tuple
     bound: tf.Tensor
     steps: tf.Tensor
     status: tf.Tensor
+
+
+def search_seeds(seed):
+    """Of a minimizer's seed int32 [2]: those of its checks and of its steps."""
+    return tuple(tf.unstack(tfp.random.split_seed(seed, n=2), 2))
 
 
 @register
@@ -109,7 +114,7 @@ class FirstOrder:
         """
         rows = problem.rows
         count = tf.shape(tf.nest.flatten(parameters)[0])[0]
-        check_seed, step_seed = tf.unstack(tfp.random.split_seed(seed, n=2), 2)
+        check_seed, step_seed = search_seeds(seed)
         rule = _RULES[self.rule]
         bound = problem.bound(parameters, rows, check_seed, False)[0]
         lost = ~tf.math.is_finite(bound)
@@ -351,14 +356,21 @@ class LBFGS:
       tolerance: of the bound's gradient, its largest entry.
     """
 
+    fixed_noise = True
+
     def __init__(self, max_iterations: int = 50, tolerance: float = 1e-3):
         check_sizes(self, max_iterations=max_iterations)
         check_positive(self, tolerance=tolerance)
         self.max_iterations, self.tolerance = max_iterations, tolerance
 
     def maximise(self, problem: Problem, parameters, seed, done=None, compact=True) -> Found:
-        """As for `FirstOrder`; `refresh` and `compact` play no part."""
+        """As for `FirstOrder`; `refresh` and `compact` play no part.
+
+        The bound that is told, and by which a query's end is compared with its start, is taken
+        on noise that nothing was fitted to.
+        """
         del compact
+        check_seed, fit_seed = search_seeds(seed)
         shapes = [part.shape[1:] for part in tf.nest.flatten(parameters)]
         sizes = [shape.num_elements() for shape in shapes]
 
@@ -379,11 +391,11 @@ class LBFGS:
         def value_and_gradient(vector):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(vector)
-                estimate, surrogate = problem.bound(nest(vector), problem.rows, seed, True)
+                estimate, surrogate = problem.bound(nest(vector), problem.rows, fit_seed, True)
             return -estimate, -tape.gradient(surrogate, vector)
 
         start = flat(parameters)
-        first = problem.bound(parameters, problem.rows, seed, True)[0]
+        first = problem.bound(parameters, problem.rows, check_seed, False)[0]
         result = tfp.optimizer.lbfgs_minimize(
             value_and_gradient,
             start,
@@ -391,16 +403,18 @@ class LBFGS:
             max_iterations=self.max_iterations,
         )
         # After a failed line search the position need not be where the value was.
-        bound = problem.bound(nest(result.position), problem.rows, seed, True)[0]
+        bound = problem.bound(nest(result.position), problem.rows, check_seed, False)[0]
         lost = ~tf.math.is_finite(bound)
         kept = lost | ~(bound > first)
+        steps = tf.fill(tf.shape(bound), result.num_iterations)
         if done is not None:
             kept |= done
+            steps = tf.where(done, 0, steps)
         status = tf.where(result.converged, CONVERGED, RUNNING)
         status = tf.where(lost, DIVERGED, status)
         return Found(
             nest(tf.where(kept[:, tf.newaxis], start, result.position)),
             tf.where(kept, first, bound),
-            tf.fill(tf.shape(bound), result.num_iterations),
+            steps,
             status if done is None else tf.where(done, CONVERGED, status),
         )

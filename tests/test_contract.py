@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from contract import (
     SEED,
@@ -191,6 +192,7 @@ class PosteriorMatchingOnMixedColumnsTest(
         return made.create_variables(DataSpec((5,), levels=(0, 3, 2, 0, 4)))
 
 
+@pytest.mark.slow  # Variants of methods whose contract is tested every day.
 class PosteriorMatchingOnCountsTest(
     LatentConditionerContract, TrainableContract, tf.test.TestCase
 ):
@@ -254,6 +256,7 @@ class VAEACOnImagesTest(LatentConditionerContract, TrainableContract, tf.test.Te
         return made.create_variables(DataSpec((8, 8)))
 
 
+@pytest.mark.slow  # Variants of methods whose contract is tested every day.
 class HybridVAEACTest(VAEACTest):
     """VAEAC and a Gaussian stochastic neural network at once (Eq. 16)."""
 
@@ -266,6 +269,7 @@ class GSNNTest(VAEACTest):
     alpha = 0.0
 
 
+@pytest.mark.slow  # Variants of methods whose contract is tested every day.
 class DeterministicVAEACTest(GSNNTest):
     """z is the prior's mean: a plain network."""
 
@@ -289,6 +293,7 @@ class UniversalMarginalizerTest(
         return made.create_variables(DataSpec((5,), levels=(0, 3, 2, 0, 4)))
 
 
+@pytest.mark.slow  # Variants of methods whose contract is tested every day.
 class SortedUniversalMarginalizerTest(UniversalMarginalizerTest):
     """The same in one fixed order: its likelihood is exact."""
 
@@ -312,6 +317,7 @@ class UniversalMarginalizerOnImagesTest(UniversalMarginalizerTest):
         return made.create_variables(DataSpec((4, 3)))
 
 
+@pytest.mark.slow  # Variants of methods whose contract is tested every day.
 class PosteriorMatchingWithMadeMixtureTest(
     LatentConditionerContract, TrainableContract, tf.test.TestCase
 ):

@@ -6,6 +6,7 @@ stays within 0.10 nats of the closed form. The gap also counts what the VAE did 
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from contract import OracleContract
 from oracles import DiscreteTable, LinearGaussian
@@ -111,6 +112,7 @@ class VAEACFourFeaturesTest(VAEACContract, tf.test.TestCase):
         return LinearGaussian.random(num_features=4, rank=2, seed=4)
 
 
+@pytest.mark.slow  # Another size of what is tested every day.
 class VAEACOnRowsWithGapsTest(VAEACFourFeaturesTest):
     """A fifth of the training cells is missing at random (VAEAC, 4.3.3)."""
 
@@ -125,6 +127,7 @@ class FourFeaturesTest(TrainedContract, tf.test.TestCase):
         return LinearGaussian.random(num_features=4, rank=2, seed=4)
 
 
+@pytest.mark.slow  # Another size of what is tested every day.
 class EightFeaturesTest(TrainedContract, tf.test.TestCase):
     likelihood_head = MixedColumns
     oracle_samples = 6000  # The joint of eight features is estimated from the prior.

@@ -200,6 +200,8 @@ class Comparison:
                 axis.axvline(0.9, color="0.6", linewidth=1)
             if metric == "seconds_a_query":
                 axis.set_xscale("log")
+            else:
+                axis.locator_params(axis="x", nbins=4)
             axis.grid(axis="x", alpha=0.3)
         figure.tight_layout()
         write_atomically(

@@ -85,8 +85,12 @@ def main(argv: list[str]) -> None:
 
 def _compare(run) -> None:
     """Asks the run's method and others the same questions; prints and writes."""
+    import tensorflow as tf
+
     from vae_arbcond import comparison, config, files
 
+    # Every method is compiled once, as it must; TensorFlow would warn of each.
+    tf.get_logger().setLevel("ERROR")
     if _BASELINES.value:
         raise ValueError(
             "--methods compares on stored questions, --baselines on all test rows. Name the "

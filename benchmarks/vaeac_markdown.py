@@ -48,8 +48,8 @@ What differs from the paper:
   {steps} came after a first run that was bad on digits (inputs a hundred standard deviations
   out) and whose best validation was the last one on digits and wall_robot. Still from that
   run, {steps} steps and no limit: split 0 of mushroom and split 1 of wall_robot; iris, zoo,
-  diabetes, phishing, breast_original and concrete are, too, where it changes nothing but five cells of
-  concrete's split 0.
+  diabetes, phishing, breast_original and concrete are, too, where it changes nothing but five
+  cells of concrete's split 0.
 * Validation rows are seen under {mask_copies} masks each, every {every} steps.
 * Digits: the 1,797 rows of the test file alone. Which "Breast" and which "Phishing" the paper
   had is not known; both breasts are here, its one figure beside both.

@@ -17,7 +17,7 @@ from vae_arbcond.conditioners.model_only import (
     nothing_observed,
 )
 from vae_arbcond.conditioners.query_adaptive import search_of
-from vae_arbcond.distributions import Bernoulli, ContinuousBernoulli, over_features
+from vae_arbcond.distributions import Bernoulli, ContinuousBernoulli, Handmade, over_features
 from vae_arbcond.models.base import kl_divergence
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes, expand_features
@@ -32,7 +32,7 @@ MIN_SCALE = 1e-3  # of a hidden real feature's q, in the model's unit
 START_DRAWS = 100  # of the model, from whose mean and spread every search starts
 
 
-class _EvenMixture(tfd.Distribution):
+class _EvenMixture(Handmade):
     """Equal shares of K distributions a row: batch_shape [B], event_shape [Z].
 
     Args:
@@ -44,18 +44,7 @@ class _EvenMixture(tfd.Distribution):
     def __init__(self, each, rows, size, name="EvenMixture"):
         made_of = dict(locals())
         self._each, self._rows, self._size = each, rows, size
-        super().__init__(
-            dtype=tf.float32,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=made_of,
-            name=name,
-        )
-
-    @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
-        raise NotImplementedError("An even mixture is made of distributions.")
+        super().__init__(made_of, name)
 
     def _batch_shape(self):
         return tf.TensorShape([tf.get_static_value(self._rows)])

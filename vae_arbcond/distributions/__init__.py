@@ -18,6 +18,7 @@ from vae_arbcond.distributions.gaussian import (
     DiagonalGaussian,
     GaussianMixture,
 )
+from vae_arbcond.distributions.handmade import Handmade
 from vae_arbcond.distributions.likelihoods import (
     Bernoulli,
     Categorical,
@@ -48,6 +49,7 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "FeatureScaleNormal",
     "GaussianMixture",
+    "Handmade",
     "InverseAutoregressiveFlow",
     "LikelihoodHead",
     "MadeMixture",

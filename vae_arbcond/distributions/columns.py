@@ -3,10 +3,12 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from vae_arbcond.distributions.handmade import Handmade
+
 tfd = tfp.distributions
 
 
-class Columns(tfd.Distribution):
+class Columns(Handmade):
     """Independent columns of different families: batch_shape [..., D], event_shape [].
 
     Args:
@@ -16,7 +18,7 @@ class Columns(tfd.Distribution):
     """
 
     def __init__(self, parts, indices, name="Columns"):
-        parameters = dict(locals())
+        made_of = dict(locals())
         self._parts = list(parts)
         self._indices = [list(index) for index in indices]
         order = [i for index in self._indices for i in index]
@@ -25,25 +27,12 @@ class Columns(tfd.Distribution):
         reparameterized = all(
             p.reparameterization_type == tfd.FULLY_REPARAMETERIZED for p in self._parts
         )
-        super().__init__(
-            dtype=tf.float32,
-            reparameterization_type=(
-                tfd.FULLY_REPARAMETERIZED if reparameterized else tfd.NOT_REPARAMETERIZED
-            ),
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(made_of, name, reparameterized)
 
     @property
     def parts(self):
         """(distribution with batch_shape [..., D_k], positions of its columns) pairs."""
         return list(zip(self._parts, self._indices, strict=True))
-
-    @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
-        raise NotImplementedError("Columns holds distributions, not parameters.")
 
     def _batch_shape(self):
         return self._parts[0].batch_shape[:-1].concatenate(len(self._positions))

@@ -3,6 +3,7 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from vae_arbcond.distributions.handmade import Handmade
 from vae_arbcond.shapes import in_groups
 
 tfd = tfp.distributions
@@ -10,7 +11,7 @@ tfd = tfp.distributions
 LARGEST_LAYER = 2**24  # numbers in the output of one layer: 64 MiB
 
 
-class Conditional(tfd.Distribution):
+class Conditional(Handmade):
     """z given a context: batch_shape [...], event_shape [event_size].
 
     What a head returns whose density is computed by a network of its own (autoregressive
@@ -26,21 +27,9 @@ class Conditional(tfd.Distribution):
     """
 
     def __init__(self, head, context, event_size: int, name="Conditional"):
-        parameters = dict(locals())
+        made_of = dict(locals())
         self._head, self._context, self._event_size = head, context, event_size
-        kind = tfd.FULLY_REPARAMETERIZED if head.reparameterized else tfd.NOT_REPARAMETERIZED
-        super().__init__(
-            dtype=tf.float32,
-            reparameterization_type=kind,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
-
-    @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
-        raise NotImplementedError("Conditional holds a network's context, not parameters.")
+        super().__init__(made_of, name, head.reparameterized)
 
     def __getitem__(self, index):
         index = index if isinstance(index, tuple) else (index,)

@@ -9,13 +9,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from vae_arbcond.distributions.handmade import Handmade
 from vae_arbcond.distributions.likelihoods import LikelihoodHead
 from vae_arbcond.registry import register
 
 tfd = tfp.distributions
 
 
-class DiscretizedLogisticMixture(tfd.Distribution):
+class DiscretizedLogisticMixture(Handmade):
     """Levels 0, 1 / (L - 1), ..., 1: batch_shape [...], event_shape [] or [C].
 
     Args:
@@ -29,18 +30,11 @@ class DiscretizedLogisticMixture(tfd.Distribution):
     """
 
     def __init__(self, logits, loc, scale, coupling, num_levels, colour, name="Discretized"):
-        parameters = dict(locals())
+        made_of = dict(locals())
         self._logits, self._loc, self._scale = logits, loc, scale
         self._coupling, self._num_levels, self._colour = coupling, num_levels, colour
         self._channels = loc.shape[-1]
-        super().__init__(
-            dtype=tf.float32,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(made_of, name)
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from vae_arbcond.distributions import over_features
+from vae_arbcond.distributions import Handmade, over_features
 from vae_arbcond.mixtures import factors as factor_em
 from vae_arbcond.mixtures import fitting, marginals, rows
 from vae_arbcond.mixtures.factors import Factors
@@ -234,7 +234,7 @@ class FactorAnalysis(LatentVariableModel):
         return log_px - beta * (q.log_prob(z) - self.prior().log_prob(z))
 
 
-class ComponentAndVector(tfd.Distribution):
+class ComponentAndVector(Handmade):
     """A component and, given it, a Gaussian vector, as one vector [1 + q], component first.
 
     Args:
@@ -244,16 +244,9 @@ class ComponentAndVector(tfd.Distribution):
     """
 
     def __init__(self, log_weights, means, scale_trils, name="ComponentAndVector"):
-        parameters = dict(locals())
+        made_of = dict(locals())
         self.log_weights, self.means, self.scale_trils = log_weights, means, scale_trils
-        super().__init__(
-            dtype=tf.float32,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(made_of, name)
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from vae_arbcond.distributions import Handmade
 from vae_arbcond.distributions.flows import MAX_LOG_SCALE, Planar
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes
@@ -54,24 +55,13 @@ class _FlowFamily(Family):
         return mean, inverse_softplus(tf.sqrt(tf.linalg.diag_part(covariance)))
 
 
-class FlowDistribution(tfd.Distribution):
+class FlowDistribution(Handmade):
     """q(z) of a flow family: batch_shape [B] (or [], after indexing), event_shape [Z]."""
 
     def __init__(self, family, parameters, name="FlowDistribution"):
         made_of = dict(locals())
         self._family, self._parameters_of_queries = family, parameters
-        super().__init__(
-            dtype=tf.float32,
-            reparameterization_type=tfd.FULLY_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=made_of,
-            name=name,
-        )
-
-    @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
-        raise NotImplementedError("FlowDistribution holds a nest of parameters.")
+        super().__init__(made_of, name, True)
 
     def __getitem__(self, index):
         row = index[0] if isinstance(index, tuple) else index

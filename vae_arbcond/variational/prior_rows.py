@@ -3,10 +3,12 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from vae_arbcond.distributions import Handmade
+
 tfd = tfp.distributions
 
 
-class PriorRows(tfd.Distribution):
+class PriorRows(Handmade):
     """q(z), and p(z) in chosen rows: batch_shape [B] (or [], after indexing), event_shape [Z].
 
     Args:
@@ -18,18 +20,7 @@ class PriorRows(tfd.Distribution):
     def __init__(self, q, prior, chosen, name="PriorRows"):
         made_of = dict(locals())
         self._q, self._prior, self._chosen = q, prior, chosen
-        super().__init__(
-            dtype=tf.float32,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=made_of,
-            name=name,
-        )
-
-    @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
-        raise NotImplementedError("PriorRows is made of distributions.")
+        super().__init__(made_of, name)
 
     def __getitem__(self, index):
         row = index[0] if isinstance(index, tuple) else index

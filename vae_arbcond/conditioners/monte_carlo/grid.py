@@ -9,7 +9,7 @@ from vae_arbcond import estimators
 from vae_arbcond.conditioners import sampling
 from vae_arbcond.conditioners.base import CHUNK, Inference
 from vae_arbcond.conditioners.model_only import ModelOnly, check_vector_latent
-from vae_arbcond.distributions import expected_features, over_features
+from vae_arbcond.distributions import Handmade, expected_features, over_features
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import (
     check_positive,
@@ -259,7 +259,7 @@ def _zoomed(grid, log_joint):
     return tf.where(found, low, grid.low), tf.where(found, high, grid.high)
 
 
-class GridDensity(tfd.Distribution):
+class GridDensity(Handmade):
     """A density that is constant in each cell of a grid: batch_shape [B], event_shape [Z].
 
     Args:
@@ -269,16 +269,9 @@ class GridDensity(tfd.Distribution):
     """
 
     def __init__(self, log_mass, low, high, points: int, name="GridDensity"):
-        parameters = dict(locals())
+        made_of = dict(locals())
         self.log_mass, self.low, self.high, self.points = log_mass, low, high, points
-        super().__init__(
-            dtype=tf.float32,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(made_of, name)
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):

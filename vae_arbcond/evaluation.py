@@ -20,6 +20,7 @@ from vae_arbcond.conditioners.likelihoods import DefaultLikelihood, check_densit
 from vae_arbcond.data.pipeline import Dataset, Splits
 from vae_arbcond.registry import PACKAGE
 from vae_arbcond.schema import ImageSchema, Positive, TableSchema
+from vae_arbcond.shapes import means_and_modes
 
 CLOSED_FORM = "closed form"  # the name of `floor.fit_floor` in a report
 GOOD_GAIN = 0.10  # share by which a model should beat the baseline
@@ -171,14 +172,7 @@ def baseline_completion(train: Dataset) -> np.ndarray:
     Over the present training entries; 0 for a feature without any. Of a positive column, the
     mean of its values, not of their logarithms.
     """
-    count = np.maximum(train.present.sum(0), 1)
-    event = (1,) * (train.x.ndim - train.present.ndim)
-    present = train.present.reshape(*train.present.shape, *event)
-    completion = np.where(present, train.x, 0.0).sum(0) / count.reshape(*count.shape, *event)
-    for j, levels in enumerate(train.spec.levels or ()):
-        if levels:
-            indices = train.x[train.present[:, j], j].astype(int)
-            completion[j] = np.argmax(np.bincount(indices, minlength=levels))
+    completion = means_and_modes(train.x, train.present, train.spec.levels)
     for j, column in enumerate(getattr(train.schema, "columns", ())):
         if isinstance(column, Positive) and train.present[:, j].any():
             mean = column.linear(train.x[train.present[:, j], j]).mean()

@@ -81,12 +81,41 @@ def check_sizes(owner, **values) -> None:
     Raises:
       ValueError: names the class, the argument and the value.
     """
+    _check_whole(owner, 1, values)
+
+
+def check_counts(owner, **values) -> None:
+    """Refuses constructor arguments that are no whole numbers of at least 0; as above."""
+    _check_whole(owner, 0, values)
+
+
+def _check_whole(owner, least, values):
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(
-                f"{type(owner).__name__}.{name} must be a whole number, 1 or more, got "
+                f"{type(owner).__name__}.{name} must be a whole number, {least} or more, got "
                 f"{value!r}."
             )
+
+
+def means_and_modes(x: np.ndarray, present: np.ndarray, levels=None) -> np.ndarray:
+    """Mean of each number, most frequent level of each feature with levels: [*F, *E].
+
+    Over present entries; 0 for a feature without any.
+
+    Args:
+      x: [N, *F, *E]; anything where not present.
+      present: bool [N, *F].
+      levels: of each column, 0 = real; None = all real.
+    """
+    here = present.reshape(*present.shape, *(1,) * (x.ndim - present.ndim))
+    count = np.maximum(present.sum(0), 1).reshape(here.shape[1:])
+    typical = np.where(here, x, 0.0).sum(0) / count
+    for d, size in enumerate(levels or ()):
+        if size:
+            values = x[present[:, d], d].astype(int)
+            typical[d] = np.argmax(np.bincount(values, minlength=size))
+    return typical
 
 
 LARGEST_COUNT = 2**24  # float32 has every whole number up to here

@@ -15,7 +15,7 @@ from vae_arbcond.conditioners.model_only import ModelOnly
 from vae_arbcond.models.base import FitStage, Stage
 from vae_arbcond.networks import MaskedInput
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import expand_features
+from vae_arbcond.shapes import expand_features, means_and_modes
 
 tfd = tfp.distributions
 
@@ -135,14 +135,8 @@ class FillZeros(ModelOnly):
         """Keeps each feature's mean over the rows where it is present, or its mode."""
         if not self.fill_mean:
             return
-        here = present.reshape(*present.shape, *[1] * (x.ndim - present.ndim))
-        count = np.maximum(here.sum(0), 1)
-        means = np.where(here, x, 0.0).sum(0) / count
-        for d, size in enumerate(self.spec.levels or ()):
-            if size:
-                values = x[present[:, d], d].astype(int)
-                means[d] = np.bincount(values, minlength=size).argmax()
-        self.fill.assign(means.astype(np.float32))
+        typical = means_and_modes(x, present, self.spec.levels)
+        self.fill.assign(typical.astype(np.float32))
 
     def infer(self, x, observed, seed):
         del seed  # Amortised: nothing is drawn.

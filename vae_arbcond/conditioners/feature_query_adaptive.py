@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 from vae_arbcond.conditioners.base import Inference
 from vae_arbcond.conditioners.model_only import (
     ModelOnly,
+    all_present,
     check_vector_latent,
     nothing_observed,
 )
@@ -153,7 +154,7 @@ class FeatureQueryAdaptive(ModelOnly):
             tf.concat([[-1], tf.shape(x)[1:]], 0),
         )
         rows = tf.ensure_shape(rows, [None, *x.shape[1:]])
-        each = self.model.posterior(rows, self._all_present(rows))
+        each = self.model.posterior(rows, all_present(rows, self.spec))
         posterior = _EvenMixture(each, x.shape[0] or tf.shape(x)[0], self.components)
         nothing = nothing_observed(observed)
         posterior = PriorRows(posterior, self.model.prior(), nothing)
@@ -173,7 +174,7 @@ class FeatureQueryAdaptive(ModelOnly):
         start = self._start(x, start_seed)
         # One row has nothing to leave, and static shapes are faster. Where noise goes by
         # place, a query that left would give its neighbours other noise at every check.
-        shared = _is_gaussian(self.model.posterior(x, self._all_present(x)))
+        shared = _is_gaussian(self.model.posterior(x, all_present(x, self.spec)))
         compact = shared and x.shape[0] != 1
         return self.minimizer.maximise(problem, start, search_seed, nothing, compact)
 
@@ -192,7 +193,7 @@ class FeatureQueryAdaptive(ModelOnly):
         completed = self._completed(parameters, x, observed, self.num_samples, x_seed)
         flat = tf.reshape(completed, tf.concat([[-1], tf.shape(x)[1:]], 0))
         flat = tf.ensure_shape(flat, [None, *x.shape[1:]])
-        present = self._all_present(flat)
+        present = all_present(flat, self.spec)
         q = self.model.posterior(flat, present)
         z = self._drawn(q, tf.shape(x)[0], z_seed)
         log_p = over_features(self.model.likelihood(z), present).log_prob(flat)
@@ -235,10 +236,6 @@ class FeatureQueryAdaptive(ModelOnly):
             scale = MIN_SCALE + tf.nn.softplus(parameters.raw)
             drawn = parameters.loc + scale * noise
         return tf.where(expand_features(observed, x), x, drawn)
-
-    def _all_present(self, x):
-        features = x.shape.rank - len(self.spec.x_shape) + len(self.spec.feature_shape)
-        return tf.ones(tf.shape(x)[:features], tf.bool)
 
     def _start(self, x, seed):
         """Every query at the mean and spread of the model's own draws."""

@@ -4,6 +4,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from vae_arbcond.conditioners.base import LatentConditioner
+from vae_arbcond.distributions import over_features
 from vae_arbcond.models.base import LatentVariableModel
 from vae_arbcond.models.factor_analysis import ComponentAndVector
 
@@ -44,6 +45,17 @@ class ModelOnly(LatentConditioner):
         """The model's own loss: the method has nothing to train."""
         return self.model.loss_terms(x, present, observed, seed, step, training)
 
+    def log_joint(self, x, observed, z):
+        """log p(x_o, z), nats: [..., B].
+
+        Args:
+          x: float32 [B, *F, *E]; hidden entries may be anything finite.
+          observed: bool [B, *F].
+          z: [..., B, Z].
+        """
+        log_p = over_features(self.model.likelihood(z), observed).log_prob(x)
+        return log_p + self.model.prior().log_prob(z)
+
     def dry_run(self, x, seen):
         # Inference may take seconds; the model's parts are all there is to create.
         self.model.elbo(x, seen, tf.zeros([2], tf.int32))
@@ -68,6 +80,11 @@ def check_vector_latent(method, model) -> None:
         f"PosteriorMatching around the model serves any z that its head can draw; "
         f"FactorAnalysisConditioner is exact for factor analysers."
     )
+
+
+def all_present(x, spec) -> tf.Tensor:
+    """A mask that shows all of x [N, *F, *E]: bool [N, *F]."""
+    return tf.ones(tf.shape(x)[: 1 + len(spec.feature_shape)], tf.bool)
 
 
 def nothing_observed(observed) -> tf.Tensor:

@@ -27,6 +27,7 @@ from vae_arbcond.variational.optimisers import (
     DIVERGED,
     Problem,
     search_seeds,
+    where_rows,
 )
 from vae_arbcond.variational.prior_rows import PriorRows
 from vae_arbcond.variational.starts import moments
@@ -203,17 +204,12 @@ class QueryAdaptive(ModelOnly):
         start_seed, again_seed, search_seed = tf.unstack(tfp.random.split_seed(seed, n=3), 3)
         nothing = nothing_observed(observed)
         start = self.family.start(self.start(self.model, x, observed, start_seed), start_seed)
-        prior = self.family.start(
-            PriorStart()(self.model, x, observed, start_seed), start_seed
-        )
-
-        start = _where(nothing, prior, start)
         # A start may be so far off, or so wide, that draws of it leave the numbers: from there
         # no step leads anywhere.
         rows, check_seed = (x, observed), search_seeds(search_seed)[0]
         lost = ~tf.math.is_finite(self.bound(start, rows, check_seed)[0])
         narrow = self.family.start(self._narrow(x, start_seed), start_seed)
-        start = _where(lost & ~nothing, narrow, start)
+        start = where_rows(lost & ~nothing, narrow, start)
 
         def refresh(parameters, rows, step):
             new = self.start(self.model, *rows, again_seed)
@@ -272,15 +268,6 @@ class QueryAdaptive(ModelOnly):
         check_vector_latent(self, self.model)
         if self.amortised:
             self.amortised.build_for(spec)
-
-
-def _where(chosen, yes, no):
-    """tf.where over parameters, nests of [B, ...], with chosen [B]."""
-
-    def pick(a, b):
-        return tf.where(tf.reshape(chosen, [-1, *[1] * (a.shape.rank - 1)]), a, b)
-
-    return tf.nest.map_structure(pick, yes, no)
 
 
 def search_of(found, nothing) -> Search:

@@ -188,14 +188,14 @@ class FirstOrder:
         finite = tf.math.is_finite(bound)
         better = finite & (bound > state.bound)
         gained = finite & (bound > state.bound + self.tolerance)
-        best = _where(better, parameters, state.best)
+        best = where_rows(better, parameters, state.best)
         since = tf.where(gained, 0, state.since + 1)
         status = tf.where(finite, RUNNING, DIVERGED)
         began, rate = state.began, state.rate
         if self.patience is not None:
             # Queries that gained nothing go on from their best, more carefully.
-            parameters = _where(gained, parameters, best)
-            slots = _where(gained, slots, rule.slots(parameters))
+            parameters = where_rows(gained, parameters, best)
+            slots = where_rows(gained, slots, rule.slots(parameters))
             began = tf.where(gained, began, last)
             rate = tf.where(gained, rate, 0.5 * rate)
             status = tf.where(finite & (since >= self.patience), CONVERGED, status)
@@ -204,7 +204,7 @@ class FirstOrder:
         return state._replace(
             step=last,
             parameters=parameters,
-            slots=_where(again, rule.slots(parameters), slots),
+            slots=where_rows(again, rule.slots(parameters), slots),
             best=best,
             bound=tf.where(better, bound, state.bound),
             rate=tf.where(again, self.learning_rate, rate),
@@ -250,7 +250,7 @@ class _State(NamedTuple):
 
     def where(self, chosen, moved):
         """`moved` where chosen [B]."""
-        return _State(moved.step, *_where(chosen, moved[1:], self[1:]))
+        return _State(moved.step, *where_rows(chosen, moved[1:], self[1:]))
 
 
 def _open_rows(part):
@@ -259,7 +259,7 @@ def _open_rows(part):
     return tf.TensorShape([None]).concatenate(part.shape[1:])
 
 
-def _where(chosen, yes, no):
+def where_rows(chosen, yes, no):
     """tf.where over nests of [B, ...] with chosen [B]."""
 
     def pick(a, b):

@@ -138,11 +138,6 @@ class MonteCarlo(ModelOnly):
         """
         raise NotImplementedError
 
-    def _log_joint(self, x, observed, z):
-        """log p(x_o, z): [..., B]."""
-        log_p = over_features(self.model.likelihood(z), observed).log_prob(x)
-        return log_p + self.model.prior().log_prob(z)
-
     # What the chains' own draws answer, instead of draws from the proposal.
 
     def _candidates(self, function, x, observed, num_samples, seed, signature):
@@ -225,17 +220,3 @@ def fitted_proposal(z, prior, nothing) -> tfd.Distribution:
 def split_seed(seed, count: int):
     """`count` seeds [2] of one."""
     return tf.unstack(tfp.random.split_seed(seed, n=count), count)
-
-
-def check_counts(owner, **values) -> None:
-    """Refuses constructor arguments that are no whole numbers of at least 0.
-
-    Raises:
-      ValueError: names the class, the argument and the value.
-    """
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(
-                f"{type(owner).__name__}.{name} must be a whole number, 0 or more, got "
-                f"{value!r}."
-            )

@@ -11,12 +11,11 @@ import tensorflow_probability as tfp
 from vae_arbcond.conditioners.monte_carlo.base import (
     Chains,
     MonteCarlo,
-    check_counts,
     split_seed,
 )
 from vae_arbcond.distributions import over_features
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import expand_features
+from vae_arbcond.shapes import check_counts, expand_features
 
 
 @register

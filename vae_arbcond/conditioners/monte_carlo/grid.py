@@ -8,7 +8,11 @@ import tensorflow_probability as tfp
 from vae_arbcond import estimators
 from vae_arbcond.conditioners import sampling
 from vae_arbcond.conditioners.base import CHUNK, Inference
-from vae_arbcond.conditioners.model_only import ModelOnly, check_vector_latent
+from vae_arbcond.conditioners.model_only import (
+    ModelOnly,
+    check_vector_latent,
+    nothing_observed,
+)
 from vae_arbcond.distributions import Handmade, expected_features, over_features
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import (
@@ -120,10 +124,7 @@ class GridPosterior(ModelOnly):
         hidden = tf.where(expand_features(observed, x), x, 0.0)
         exact = self.posterior(hidden, observed)
         z = posterior.sample(num_samples, seed=seed)
-        signature = tf.TensorSpec([None, x.shape[0]])
-        log_joint = in_groups(
-            lambda z: self._log_joint(hidden, observed, z), (z,), signature, AT_ONCE
-        )
+        log_joint = self._scores(hidden, observed, z)
         gaps = posterior.log_prob(z) - log_joint + self._log_evidence(hidden, observed, exact)
         count = tf.cast(tf.shape(gaps)[0], tf.float32)
         stderr = tf.math.reduce_std(gaps, 0) / tf.sqrt(count)
@@ -173,14 +174,10 @@ class GridPosterior(ModelOnly):
             tf.transpose(tf.nn.log_softmax(log_joint, 0)), low, high, self.points
         )
 
-    def _log_joint(self, x, observed, z):
-        log_p = over_features(self.model.likelihood(z), observed).log_prob(x)
-        return log_p + self.model.prior().log_prob(z)
-
     def _scores(self, x, observed, z):
         """log p(x_o, z) at [G, B, Z]: [G, B]."""
         signature = tf.TensorSpec([None, x.shape[0]])
-        return in_groups(lambda z: self._log_joint(x, observed, z), (z,), signature, AT_ONCE)
+        return in_groups(lambda z: self.log_joint(x, observed, z), (z,), signature, AT_ONCE)
 
     def _over_grid(self, function, x, observed):
         """sum_g of function(log w_g, p(x | z_g)), which sums over its own cells: [B, ...]."""
@@ -213,7 +210,7 @@ class GridPosterior(ModelOnly):
             return tf.reduce_logsumexp(log_mass + log_p, 0)
 
         value = tf.reduce_logsumexp(self._over_grid(score, seen, observed), 0)
-        certain = ~tf.reduce_any(target, list(range(1, target.shape.rank)))
+        certain = nothing_observed(target)
         return estimators.exact(tf.where(certain, 0.0, value), num_samples)
 
     def _complete(self, x, observed, num_samples, seed):

@@ -9,11 +9,10 @@ import tensorflow_probability as tfp
 from vae_arbcond.conditioners.monte_carlo.base import (
     Chains,
     MonteCarlo,
-    check_counts,
     split_seed,
 )
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import check_positive, check_sizes
+from vae_arbcond.shapes import check_counts, check_positive, check_sizes
 
 
 @register
@@ -80,7 +79,7 @@ class HamiltonianMonteCarlo(MonteCarlo):
         rows = tf.shape(x)[0]
         # Where it is stored in the results it is a tensor, of one number a query.
         kernel = tfp.mcmc.HamiltonianMonteCarlo(
-            lambda z: self._log_joint(x, observed, z),
+            lambda z: self.log_joint(x, observed, z),
             step_size=tf.fill([1, rows, 1], self.step_size),
             num_leapfrog_steps=self.num_leapfrog_steps,
             store_parameters_in_results=True,

@@ -12,7 +12,6 @@ goes on where it was. Scores are added to the JSON file; the images are expected
 """
 
 import argparse
-import copy
 import json
 import os
 import pathlib
@@ -300,7 +299,7 @@ def score_steps(arguments):
     """The cost of a step of VAEAC and of a VAE, in turns (Figure 9's factor)."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     load_config("vaeac", arguments)
-    methods = {"vae": plain_vae(), "vaeac": copy.deepcopy(gin.query_parameter(CONDITIONER))}
+    methods = {"vae": plain_vae(), "vaeac": config.value(CONDITIONER)}
     keras.config.set_dtype_policy("float32")
     x = tf.cast(tf.random.stateless_uniform([64, 28, 28], [0, 1]) < 0.2, tf.float32)
     x, observed, _ = question(x)

@@ -117,11 +117,8 @@ def evaluate(
         not those of the run.
       TypeError: a likelihood was asked of a method that has none.
     """
-    if schema is not None and data.train.schema != schema:
-        raise ValueError(
-            "The data differ from those the model was trained on (their schema does), so test "
-            "rows may be rows it has seen, in other units. Evaluate on the data of the run."
-        )
+    if schema is not None:
+        check_data(data, schema)
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 20:
         raise ValueError(
             f"evaluate.num_samples must be a whole number, 20 or more for 90 % intervals; got "
@@ -166,6 +163,19 @@ def _mean(rounds) -> dict[str, float]:
     return {k: float(np.mean([scores[k] for scores in rounds])) for k in rounds[0]}
 
 
+def check_data(data: Splits, schema: TableSchema | ImageSchema) -> None:
+    """Refuses data that a run was not trained on.
+
+    Raises:
+      ValueError: their schema differs from the run's.
+    """
+    if data.train.schema != schema:
+        raise ValueError(
+            "The data differ from those the model was trained on (their schema does), so test "
+            "rows may be rows it has seen, in other units. Evaluate on the data of the run."
+        )
+
+
 def baseline_completion(train: Dataset) -> np.ndarray:
     """Mean of each number, most frequent level of each categorical feature: [*F, *E].
 
@@ -190,7 +200,7 @@ def _one_round(conditioner, test, baseline, mask, num_samples, likelihood, seed)
             f"The mask {mask} with seed {seed} hides nothing that is present, so there is "
             f"nothing to score. Use a mask that hides something."
         )
-    draws, means, completion, estimates = scoring.answers(
+    draws, means, completion, estimates, _ = scoring.answers(
         conditioner, test.x, observed, scored, num_samples, likelihood, seed
     )
     observed_x = observed.reshape(*observed.shape, *(1,) * (test.x.ndim - observed.ndim))

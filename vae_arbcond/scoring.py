@@ -4,6 +4,9 @@ Tables are scored as the user sees them (of positive columns the values, not the
 logarithms), in standard deviations; images in [0, 1].
 """
 
+import time
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
@@ -16,11 +19,26 @@ ROWS_AT_ONCE = 256  # rows whose draws are held at once
 MIN_DISTINCT = 50  # distinct values a column needs for its coverage to mean anything
 
 
-def answers(conditioner, x, observed, scored, num_samples, likelihood, seed):
-    """Draws and decoder means [S, N, ...], completion [N, ...] and Estimate of a method.
+class Answers(NamedTuple):
+    """What a method answered.
 
-    Decoder means are None but for methods with z on images, the Estimate (a list of its
-    fields, each [N]) for methods without likelihood.
+    Attributes:
+      draws: [S, N, ...].
+      means: the decoder's means [S, N, ...] of methods with z on images, else None.
+      completion: [N, ...].
+      estimates: fields of an `Estimate`, each [N]; None without likelihood.
+      seconds: that the draws took, on the clock.
+    """
+
+    draws: np.ndarray
+    means: np.ndarray | None
+    completion: np.ndarray
+    estimates: list | None
+    seconds: float
+
+
+def answers(conditioner, x, observed, scored, num_samples, likelihood, seed) -> Answers:
+    """What a method answers.
 
     Args:
       conditioner: a method, or a `Baseline`.
@@ -31,17 +49,20 @@ def answers(conditioner, x, observed, scored, num_samples, likelihood, seed):
       seed: a number; every method gets the same.
     """
     draws, means, completions, estimates = [], [], [], []
-    mask_seed = seed
+    mask_seed, seconds = seed, 0.0
     for start in range(0, len(x), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         part = [tf.constant(x[rows]), tf.constant(observed[rows])]
         seed = [mask_seed, 4 * start + 1]
+        began = time.perf_counter()
         if isinstance(conditioner, Baseline):
             drawn, completed = conditioner.impute_and_complete(*part, num_samples, seed)
+            seconds += time.perf_counter() - began
             draws.append(drawn)
             completions.append(completed)
             continue
         draws.append(conditioner.impute(*part, num_samples, seed).numpy())
+        seconds += time.perf_counter() - began
         completions.append(conditioner.complete(*part, num_samples, [mask_seed, 0]).numpy())
         if isinstance(conditioner, LatentConditioner) and conditioner.feature_ndims == 2:
             seed = [mask_seed, 4 * start + 2]
@@ -53,7 +74,8 @@ def answers(conditioner, x, observed, scored, num_samples, likelihood, seed):
             estimates.append([field.numpy() for field in estimate])
     joined = [np.concatenate(f) for f in zip(*estimates, strict=True)] if estimates else None
     decoded = np.concatenate(means, axis=1) if means else None
-    return np.concatenate(draws, axis=1), decoded, np.concatenate(completions), joined
+    draws, completion = np.concatenate(draws, axis=1), np.concatenate(completions)
+    return Answers(draws, decoded, completion, joined, seconds)
 
 
 def of_tables(test, scored, draws, completion, guess):

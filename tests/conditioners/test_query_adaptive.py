@@ -237,6 +237,22 @@ def test_no_family_s_answer_depends_on_the_neighbours(family):
         np.testing.assert_allclose(a[3:], b, atol=2e-3)
 
 
+def test_a_search_tells_how_it_went_and_sees_nothing_hidden():
+    model = oracle()
+    method = adaptive(model, minimizer=FirstOrder(num_steps=4, check_every=2))
+    x, observed = questions(model, 4)
+    told = method.search(x, observed)
+    poisoned = method.search(tf.where(observed, x, float("nan")), observed)
+    for one, two in zip(told, poisoned, strict=True):
+        np.testing.assert_array_equal(one, two)
+    # Row 0 shows nothing and is not searched; four steps are too few for the others.
+    np.testing.assert_array_equal(told.steps, [0, 4, 4, 4])
+    np.testing.assert_array_equal(told.converged, [True, False, False, False])
+    assert not told.diverged.numpy().any() and told.bound[0] == 0.0
+    with pytest.raises(TypeError, match="bool"):
+        method.search(x, tf.cast(observed, tf.float32))
+
+
 def test_beta_draws_q_towards_the_prior():
     method, x, observed, found = searched()
     drawn = adaptive(method.model, GaussianFamily(), FirstOrder(num_steps=60), beta=20.0)

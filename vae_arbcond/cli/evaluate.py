@@ -87,7 +87,7 @@ def _compare(run) -> None:
     """Asks the run's method and others the same questions; prints and writes."""
     import tensorflow as tf
 
-    from vae_arbcond import comparison, config, files
+    from vae_arbcond import comparison, config, evaluation, files
 
     # Every method is compiled once, as it must; TensorFlow would warn of each.
     tf.get_logger().setLevel("ERROR")
@@ -101,11 +101,7 @@ def _compare(run) -> None:
     folder = pathlib.Path(_OUTPUT.value or run.path / "comparison")
     folder.mkdir(parents=True, exist_ok=True)
     data = config.value("evaluate.data")
-    if data.train.schema != run.schema:
-        raise ValueError(
-            "The data differ from those the model was trained on (their schema does). Compare "
-            "methods on the data of the run."
-        )
+    evaluation.check_data(data, run.schema)
     # First: a name that is not known must leave no questions behind.
     methods = {"model": run.conditioner} | comparison.named(_METHODS.value, run, data.train)
     stored = folder / "queries.npz"

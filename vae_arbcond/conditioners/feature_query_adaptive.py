@@ -12,12 +12,11 @@ import tensorflow_probability as tfp
 
 from vae_arbcond.conditioners.base import Inference
 from vae_arbcond.conditioners.model_only import (
-    ModelOnly,
     all_present,
     check_vector_latent,
     nothing_observed,
 )
-from vae_arbcond.conditioners.query_adaptive import search_of
+from vae_arbcond.conditioners.query_adaptive import Searching, search_of
 from vae_arbcond.distributions import Bernoulli, ContinuousBernoulli, Handmade, over_features
 from vae_arbcond.models.base import kl_divergence
 from vae_arbcond.registry import register
@@ -91,7 +90,7 @@ class FeatureParameters(NamedTuple):
 
 
 @register
-class FeatureQueryAdaptive(ModelOnly):
+class FeatureQueryAdaptive(Searching):
     """q(x_M) fitted to each query by maximising QAVI's Eq. 6; z follows by the encoder.
 
     q(x_M) is factorised: a Normal for each hidden real feature, a continuous Bernoulli for one
@@ -119,8 +118,6 @@ class FeatureQueryAdaptive(ModelOnly):
       train_model: False leaves the model as it is.
       correct_draws: resample draws towards the model's posterior; False draws plainly.
     """
-
-    rows_at_once = 1  # As in QueryAdaptive.
 
     def __init__(
         self,

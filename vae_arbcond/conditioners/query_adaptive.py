@@ -102,8 +102,29 @@ class AmortisedStart:
         return self.conditioner.infer(x, observed, seed).posterior
 
 
+class Searching(ModelOnly):
+    """A method whose `infer` is a search for each query, told in `Inference.context`."""
+
+    # Rows with seeds of their own are searched one by one: in a group, a neighbour that is
+    # done would change the shapes, and these the rounding that hundreds of steps pass on.
+    rows_at_once = 1
+
+    def search(self, x, observed) -> Search:
+        """How the search for each query goes: whether to trust what it found.
+
+        Args:
+          x, observed: as for `impute`.
+        """
+        x, observed, _, _ = self._check(x, observed, 1, [0, 0])
+        return self._search_call(tf.where(expand_features(observed, x), x, 0.0), observed)
+
+    @tf.function(reduce_retracing=True, autograph=False)  # Eagerly each step is slow.
+    def _search_call(self, x, observed):
+        return self.infer(x, observed, None).context
+
+
 @register
-class QueryAdaptive(ModelOnly):
+class QueryAdaptive(Searching):
     """q(z) of a family, fitted to each query by maximising a bound on log p(x_o): QAVI, Eq. 8.
 
     All queries of a batch are optimised together, each with parameters, optimiser state and
@@ -112,7 +133,7 @@ class QueryAdaptive(ModelOnly):
     query without anything observed is not optimised: `infer` gives it the prior itself. One
     whose bound at the start is no number starts close to the prior's mean instead.
 
-    There is nothing to train besides the model.
+    There is nothing to train besides the model. `search` tells how a search went.
 
     Args:
       model: a LatentVariableModel whose z is one real vector; None with an `AmortisedStart`,
@@ -128,10 +149,6 @@ class QueryAdaptive(ModelOnly):
       jit_compile: compile the optimisation with XLA: faster for many small steps, but seconds
         of compilation for every new number of queries.
     """
-
-    # Rows with seeds of their own are searched one by one: in a group, a neighbour that is
-    # done would change the shapes, and these the rounding that hundreds of steps pass on.
-    rows_at_once = 1
 
     def __init__(
         self,

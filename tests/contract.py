@@ -18,8 +18,10 @@ value.
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from vae_arbcond import optimizers
 from vae_arbcond.conditioners.base import CHUNK
 from vae_arbcond.shapes import DataSpec
 
@@ -513,6 +515,18 @@ class TrainableContract(_Contract):
                     self.assertNotAllEqual(old, variable.numpy(), msg=variable.path)
                 else:
                     self.assertAllEqual(old, variable.numpy(), msg=variable.path)
+
+    @pytest.mark.slow
+    def test_xla_takes_a_training_step(self):
+        # What a TPU needs; lowering tells, compiling would take minutes.
+        x, observed = self.inputs()
+        batch = (tf.constant(x), tf.ones_like(observed), tf.constant(observed))
+        for stage in self.make().stages():
+            trainable = stage.trainable
+            trainable.optimizer = optimizers.adam()
+            trainable.optimizer.build(trainable.variables_to_train())
+            step = tf.function(trainable.train_step, jit_compile=True, autograph=False)
+            self.assertIn("ENTRY", step.experimental_get_compiler_ir(batch)(stage="hlo"))
 
 
 class OracleContract(_Contract):

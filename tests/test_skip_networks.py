@@ -12,6 +12,7 @@ from vae_arbcond.skip_networks import (
     SkipMlpDecoder,
     SkipMlpEncoder,
     SkipNetwork,
+    convolutional,
 )
 
 
@@ -153,6 +154,36 @@ def test_tensorflow_optimises_a_compiled_step_without_an_error(kind, capfd):
         np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)
     # Its fusion of relu(W h + (V s + b)) left a broken graph, and only a line here told so.
     assert "failed" not in capfd.readouterr().err
+
+
+def test_a_convolutional_network_trains_under_xla():
+    encoder, decoder = SkipConvEncoder((2, 2, 2)), SkipConvDecoder((2, 2, 2))
+    x, z = noise(2, 7, 5, 1), noise(2, 2, seed=1)  # 7 -> 4 -> 2, 5 -> 3 -> 2: cut twice.
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(decoder(z, decoder.prepare(encoder(x)[1])) ** 2)
+        return tape.gradient(loss, [v.value for v in decoder.trainable_variables])
+
+    want = gradients()
+    for got, exact in zip(tf.function(gradients, jit_compile=True)(), want, strict=True):
+        np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)
+
+
+def test_a_place_of_a_small_stage_becomes_four_and_gets_the_gradient_of_all():
+    h = noise(2, 3, 2, 4)
+    upstream = noise(2, 6, 4, 4, seed=1)
+
+    def value_and_gradient(enlarge):
+        with tf.GradientTape() as tape:
+            tape.watch(h)
+            large = enlarge(h)
+        return large, tape.gradient(large, h, upstream)
+
+    got = value_and_gradient(convolutional._twice_as_large)
+    want = value_and_gradient(lambda h: tf.image.resize(h, (6, 4), "nearest"))
+    for one, two in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-6)
 
 
 def test_networks_that_do_not_fit_are_refused():

@@ -164,7 +164,8 @@ class SkipConvDecoder(keras.layers.Layer):
         h = tf.reshape(self.first(z), [-1, *terms[0].shape[1:3], self.filters[-1]])
         for layer, stage, term in zip(self.of_h, self.stages, terms, strict=True):
             if h.shape[1:3] != term.shape[1:3]:
-                h = tf.image.resize(h, term.shape[1:3], "nearest")
+                # An odd size was rounded up when it was halved.
+                h = _twice_as_large(h)[:, : term.shape[1], : term.shape[2]]
             h = add_rows(layer(self.activate(h)), term)
             for block in stage:
                 h = block(h)
@@ -208,6 +209,21 @@ class SkipNetwork(keras.layers.Layer):
     def call(self, x):
         h, states = self.encoder(x)
         return self.decoder(self.middle(h), self.decoder.prepare(states))
+
+
+@tf.custom_gradient
+def _twice_as_large(h):
+    """[N, H, W, C] -> [N, 2 H, 2 W, C], every place four times.
+
+    XLA has no gradient of `tf.image.resize`, so a TPU could not train a network with it; the
+    one here, the sum over the four, is as fast on a CPU.
+    """
+    height, width = h.shape[1:3]
+
+    def gradient(upstream):
+        return 4.0 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID")
+
+    return tf.image.resize(h, (2 * height, 2 * width), "nearest"), gradient
 
 
 def _to_patches(x, patch):

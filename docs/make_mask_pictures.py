@@ -1,4 +1,4 @@
-"""Draws docs/masks.png: sixteen draws of every mask for images.
+"""Draws docs/masks.png: sixteen draws of every mask.
 
 python docs/make_mask_pictures.py
 """
@@ -33,6 +33,12 @@ ROWS = (
     ("IntersectionMask of\nHalfMask, BernoulliMask(0.7)",
      masks.IntersectionMask((masks.HalfMask(), masks.BernoulliMask(0.7))), 32),
 )  # fmt: skip
+# Masks that look at values: a square is a table of 32 columns whose rows, the largest at the
+# bottom, differ in what all their columns share.
+TABLES = (
+    ("MissingAtRandomMask\n(0.5, strength=2)", masks.MissingAtRandomMask(0.5, strength=2.0)),
+    ("SelfMaskingMask\n(0.5, strength=2)", masks.SelfMaskingMask(0.5, strength=2.0)),
+)
 # The mixtures of the papers, as the gin files make them.
 MIXTURES = (("masks/mnist.gin", 32), ("masks/celeba.gin", 64))
 
@@ -43,22 +49,36 @@ def mixture(gin_file):
     return copy.deepcopy(gin.query_parameter("train.mask"))  # gin makes it when it is copied.
 
 
+def of_images(mask, side):
+    """Observed [DRAWS, side, side]."""
+    shape = [DRAWS, side, side]
+    return mask(tf.zeros(shape), tf.ones(shape, tf.bool), [0, 1])
+
+
+def of_tables(mask, side=32):
+    """Observed [DRAWS, rows, columns] of one table, a draw of the mask each."""
+    size = tf.linspace(-2.0, 2.0, side)[:, tf.newaxis]
+    x = size + 0.3 * tf.random.stateless_normal([side, side], [0, 1])
+    return tf.stack([mask(x, tf.ones(x.shape, tf.bool), [i, 1]) for i in range(DRAWS)])
+
+
 def main():
     """Writes the picture beside this file."""
-    rows = [*ROWS, *((name, mixture(name), side) for name, side in MIXTURES)]
+    images = [*ROWS, *((name, mixture(name), side) for name, side in MIXTURES)]
+    rows = [
+        (f"{label}\n{side} x {side}", of_images(mask, side)) for label, mask, side in images
+    ]
+    rows += [(f"{label}\nrows from small to large", of_tables(mask)) for label, mask in TABLES]
     figure = matplotlib.figure.Figure(figsize=(20, 1.14 * len(rows)))
     axes = figure.subplots(len(rows), 1)
     figure.subplots_adjust(left=0.15, right=0.995, top=0.965, bottom=0.005, hspace=0.06)
-    for (label, mask, side), place in zip(rows, axes, strict=True):
-        shape = [DRAWS, side, side]
-        observed = mask(tf.zeros(shape), tf.ones(shape, tf.bool), [0, 1])
-        place.imshow(pictures.mask_row(observed, PIXELS // side), interpolation="none")
+    for (text, observed), place in zip(rows, axes, strict=True):
+        scale = PIXELS // observed.shape[1]
+        place.imshow(pictures.mask_row(observed, scale), interpolation="none")
         place.set_axis_off()
-        text = f"{label}\n{side} x {side}"
         place.text(-20, PIXELS / 2, text, ha="right", va="center", fontsize=13)
-    figure.suptitle(
-        "Masks for images: white is observed, colour is hidden", fontsize=16, y=0.99
-    )
+    title = "Masks for images and, last, tables: white is observed, colour is hidden"
+    figure.suptitle(title, fontsize=16, y=0.99)
     path = pathlib.Path(__file__).with_name("masks.png")
     figure.savefig(path, dpi=72)
     print(f"Wrote {path}")

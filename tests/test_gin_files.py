@@ -64,6 +64,15 @@ def test_no_python_package_lies_in_the_folder():
     assert not list(FOLDER.rglob("*.py"))
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("svhn_cropped", "train_32x32.mat"), ("celeb_a", "img_align_celeba")]
+)
+def test_images_that_are_not_here_are_asked_for_by_their_files_names(name, file, tmp_path):
+    config.load([f"data/{name}.gin"], [f'tfds_images.data_dir = "{tmp_path}"'])
+    with pytest.raises(FileNotFoundError, match=f"{name} is not built yet.*{file}"):
+        config.value("train.data")
+
+
 @pytest.mark.parametrize("name", list(TABLES))
 def test_an_experiment_on_files_got_by_hand_has_the_papers_numbers(name):
     experiment = pathlib.Path(f"experiments/pm_uci_{name}.gin")

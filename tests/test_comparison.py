@@ -2,13 +2,14 @@
 
 import json
 
+import gin
 import numpy as np
 import pandas as pd
 import pytest
 from toy_conditioners import ClosedFormGaussian
 
-from vae_arbcond import comparison, networks, runs
-from vae_arbcond.conditioners import PosteriorMatching
+from vae_arbcond import comparison, contestants, networks, runs
+from vae_arbcond.conditioners import AmortisedStart, PosteriorMatching
 from vae_arbcond.data.pipeline import make_splits
 from vae_arbcond.data.sources import Source
 from vae_arbcond.distributions import DiagonalGaussian, Normal
@@ -88,7 +89,7 @@ def test_every_question_asks_something(splits):
 
 
 def test_methods_are_found_by_name(splits):
-    made = comparison.named(
+    made = contestants.named(
         ["FillZeros", "semi_amortised", "closed_form"], run_of(splits), splits.train
     )
     assert list(made) == ["FillZeros", "semi_amortised", "closed_form"]
@@ -97,29 +98,54 @@ def test_methods_are_found_by_name(splits):
 def test_methods_around_one_model_answer_the_same_questions(splits):
     queries = comparison.draw_queries(splits.test, BernoulliMask(0.5), 5)
     names = ["FillZeros", "semi_amortised"]
-    made = comparison.named(names, run_of(splits), splits.train)
+    made = contestants.named(names, run_of(splits), splits.train)
     found = comparison.compare(made, splits, queries, 20)
     assert all(found.scores[name]["log_likelihood_stderr"] >= 0.0 for name in names)
+    # Thirty steps end before a search converges, and the reader is told.
+    assert found.scores["semi_amortised"]["steps_a_query"] <= 30.0
+    assert found.scores["semi_amortised"]["converged"] < 0.9
+    assert "Searches of semi_amortised ran out of steps" in str(found)
+    assert "No coverage: no column has 50" in str(found)
+    # Of 20 draws no k can be told: a dash here, null in the file, which has no NaN.
+    assert found.to_dict()["scores"]["FillZeros"]["pareto_k_above_0.7"] is None
+    assert "take 25 or more" in str(found)
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("Nothing", "There is no method 'Nothing'"),
+        (
+            "Nothing",
+            r"There is no method 'Nothing'\. There are closed_form, .*FillZeros.*, and",
+        ),
         ("BernoulliMask", "There is no method 'BernoulliMask'"),
+        ("queryadaptiv", "Did you mean QueryAdaptive"),
+        ("runs/none", "it is no directory and so no run"),
         ("PosteriorMatching", "needs more than a model"),
     ],
 )
 def test_an_unknown_method_is_named(splits, name, says):
     with pytest.raises(ValueError, match=says):
-        comparison.named([name], run_of(splits), splits.train)
+        contestants.named([name], run_of(splits), splits.train)
+
+
+def test_a_method_that_would_answer_untrained_is_refused(splits):
+    # As where the run's own configuration binds the networks of another PosteriorMatching.
+    gin.bind_parameter("PosteriorMatching.partial_encoder", networks.mlp((4,)))
+    gin.bind_parameter("PosteriorMatching.partial_posterior_head", DiagonalGaussian(2))
+    with pytest.raises(ValueError, match="would answer untrained"):
+        contestants.named(["PosteriorMatching"], run_of(splits), splits.train)
+
+
+def test_settings_that_do_not_go_around_a_model_are_told_apart(splits):
+    gin.bind_parameter("QueryAdaptive.start", AmortisedStart(run_of(splits).conditioner))
+    with pytest.raises(ValueError, match=r"plain/QueryAdaptive.*semi_amortised starts at"):
+        contestants.named(["QueryAdaptive"], run_of(splits), splits.train)
 
 
 def test_methods_by_name_know_the_training_rows(splits):
-    import gin
-
     gin.bind_parameter("FillZeros.fill_mean", True)
-    made = comparison.named(["FillZeros"], run_of(splits), splits.train)["FillZeros"]
+    made = contestants.named(["FillZeros"], run_of(splits), splits.train)["FillZeros"]
     np.testing.assert_allclose(made.fill, splits.train.x.mean(0), atol=1e-5)
 
 
@@ -127,7 +153,7 @@ def test_a_run_without_a_model_of_its_own_is_refused(splits):
     run = runs.LoadedRun("runs/exact", gaussian(splits), splits.train.schema, {}, "")
     for name in ("FillZeros", "semi_amortised"):
         with pytest.raises(ValueError, match="ClosedFormGaussian has none"):
-            comparison.named([name], run, splits.train)
+            contestants.named([name], run, splits.train)
 
 
 def test_too_few_samples_are_refused(splits, queries):
@@ -136,7 +162,7 @@ def test_too_few_samples_are_refused(splits, queries):
 
 
 def test_a_comparison_is_printed_drawn_and_kept_as_json(splits, queries, tmp_path):
-    methods = {"true": gaussian(splits)} | comparison.named(
+    methods = {"true": gaussian(splits)} | contestants.named(
         ["marginals"], run_of(splits), splits.train
     )
     found = comparison.compare(methods, splits, queries)

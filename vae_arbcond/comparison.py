@@ -6,34 +6,25 @@ methods (a chain or an optimisation a question) can take part, and their cost is
 """
 
 import dataclasses
-import inspect
+import math
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import gin
 import numpy as np
 import tensorflow as tf
 
-from vae_arbcond import baselines, evaluation, metrics, runs, scoring
+from vae_arbcond import evaluation, metrics, scoring
 from vae_arbcond.baselines import Baseline
-from vae_arbcond.conditioners import (
-    AmortisedStart,
-    ArbitraryConditioner,
-    DensityConditioner,
-    LatentConditioner,
-    QueryAdaptive,
-)
+from vae_arbcond.conditioners import ArbitraryConditioner, DensityConditioner
 from vae_arbcond.conditioners.likelihoods import DefaultLikelihood
+from vae_arbcond.conditioners.query_adaptive import Searching
 from vae_arbcond.data.pipeline import Dataset, Splits
 from vae_arbcond.files import write_atomically
-from vae_arbcond.floor import fit_floor
 from vae_arbcond.registry import PACKAGE
-from vae_arbcond.scoring import ROWS_AT_ONCE
-from vae_arbcond.variational import FirstOrder
-
-SEMI_AMORTISED, FEW_STEPS = "semi_amortised", 30
+from vae_arbcond.scoring import MIN_DISTINCT, ROWS_AT_ONCE
 
 # What a comparison prints, in this order, where a method has it: metric -> (head, better).
 COLUMNS = {
@@ -48,6 +39,8 @@ COLUMNS = {
     "crps": ("CRPS", "lower"),
     "coverage_90": ("coverage 90", "0.90"),
     "diversity": ("diversity", "> 0"),
+    "converged": ("converged", "1"),
+    "steps_a_query": ("steps", "lower"),
     "seconds_a_query": ("s / query", "lower"),
     "seconds_to_compile": ("s to compile", "lower"),
 }
@@ -147,14 +140,18 @@ class Comparison:
     estimators: dict[str, str]
 
     def to_dict(self) -> dict:
-        """For a JSON file."""
-        return dataclasses.asdict(self)
+        """For a JSON file, which knows no NaN: what could not be told is None."""
+        told = dataclasses.asdict(self)
+        for own in told["scores"].values():
+            own |= {k: None for k, v in own.items() if not math.isfinite(v)}
+        return told
 
     def __str__(self) -> str:
         shown = [m for m in COLUMNS if any(m in own for own in self.scores.values())]
         cells = [["", *(COLUMNS[m][0] for m in shown)], ["", *(COLUMNS[m][1] for m in shown)]]
         for name, own in self.scores.items():
-            cells.append([name, *(f"{own[m]:.4g}" if m in own else "-" for m in shown)])
+            values = [own.get(m, math.nan) for m in shown]
+            cells.append([name, *("-" if math.isnan(v) else f"{v:.4g}" for v in values)])
         widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
         lines = [
             "  ".join(
@@ -164,15 +161,44 @@ class Comparison:
             for row in cells
         ]
         made = ", ".join(f"{k} {v}" for k, v in self.conditions.items())
-        note = (
-            "NRMSE, oracle: of the best draw of each row, which only the truth can choose; it "
-            "falls with the number of draws."
-        )
-        notes = [note] if "nrmse_min" in shown else []
+        return "\n".join([*lines, f"({made})", *self._notes(shown)])
+
+    def _notes(self, shown) -> list[str]:
+        """What the columns mean, and which numbers are not to be trusted."""
+        notes = [
+            "log p is in nats; NRMSE, RMSE, CRPS and diversity (how far draws are apart) are "
+            "in standard deviations of a column, of images in the range from 0 to 1; PFC is a "
+            "share of wrong levels; s are seconds on the clock."
+        ]
+        if "nrmse_min" in shown:
+            notes.append(
+                "NRMSE, oracle: of the best draw of each row, which only the truth can "
+                "choose; it falls with the number of draws."
+            )
+        if "nrmse_mean" in shown and "coverage_90" not in shown:
+            notes.append(
+                f"No coverage: no column has {MIN_DISTINCT} distinct values in the queries."
+            )
         if self.estimators:
             told = "; ".join(f"{name}: {how}" for name, how in self.estimators.items())
             notes.append(f"log p / cell is estimated by: {told}.")
-        return "\n".join([*lines, f"({made})", *notes])
+        k, scores = "pareto_k_above_0.7", self.scores
+        far = [name for name, own in scores.items() if own.get(k, 0.0) > 0.05]
+        if far:
+            notes.append(
+                f"k > 0.7, the share of queries whose log p may be far off and its stderr not "
+                f"to be trusted, is large for {', '.join(far)}: compare their log p with "
+                f"care, or take more samples (compare.num_samples)."
+            )
+        if any(math.isnan(own.get(k, 0.0)) for own in scores.values()):
+            notes.append("k > 0.7 could not be told from so few samples; take 25 or more.")
+        early = [name for name, own in scores.items() if own.get("converged", 1.0) < 0.9]
+        if early:
+            notes.append(
+                f"Searches of {', '.join(early)} ran out of steps: converged is the share "
+                f"that did not. More steps (num_steps of the minimizer) may answer better."
+            )
+        return notes
 
     def picture(self, path) -> None:
         """Writes a PNG: a panel a metric, a bar a method, the error of log p as a line."""
@@ -196,7 +222,8 @@ class Comparison:
             axis.set_yticks(places, names if i == 0 else [])
             axis.set_ylim(-0.6, len(names) - 0.4)
             head, better = COLUMNS[metric]
-            axis.set_xlabel(f"{head} ({better})")
+            unit = {"log_likelihood_per_feature": ", nats"}.get(metric, "")
+            axis.set_xlabel(f"{head}{unit} ({better})")
             if metric == "coverage_90":
                 axis.axvline(0.9, color="0.6", linewidth=1)
             if metric == "seconds_a_query":
@@ -204,6 +231,7 @@ class Comparison:
             else:
                 axis.locator_params(axis="x", nbins=4)
             axis.grid(axis="x", alpha=0.3)
+        figure.suptitle(f"{self.conditions['queries']} queries", fontsize=10)
         figure.tight_layout()
         write_atomically(
             pathlib.Path(path), lambda file: FigureCanvasAgg(figure).print_png(str(file))
@@ -286,6 +314,10 @@ def _score(method, asked, queries, guess, num_samples, seed, likelihood):
             found["nrmse_min"] = metrics.nrmse_min(truth, seen, cells, unit)
     if estimates is not None:
         found |= scoring.of_likelihoods(asked, scored, estimates)
+    if isinstance(method, Searching):
+        search = method.search(asked.x, observed)
+        found["converged"] = float(np.mean(search.converged.numpy()))
+        found["steps_a_query"] = float(np.mean(search.steps.numpy()))
     found["seconds_a_query"] = seconds / len(scored)
     again = seconds * min(len(scored), ROWS_AT_ONCE) / len(scored)
     found["seconds_to_compile"] = max(first - again, 0.0)
@@ -299,93 +331,3 @@ def _time(method, x, observed, num_samples, seed) -> float:
     else:
         method.impute(x, observed, num_samples, [seed, 7]).numpy()
     return time.perf_counter() - started
-
-
-def named(names: Sequence[str], run: runs.LoadedRun, train: Dataset) -> dict:
-    """Methods by name, to be compared with the method of a run.
-
-    A name is a run directory (of the same data), one of `baselines.NAMES`, 'closed_form',
-    'semi_amortised' (query-adaptive inference that starts at the run's own method), or a
-    method that needs nothing but the run's model: its class, with a gin scope before it where
-    one class is compared in several settings ('mixture/QueryAdaptive').
-
-    Args:
-      names: what to compare.
-      run: whose model is asked.
-      train: training rows, for baselines and closed forms.
-
-    Raises:
-      ValueError: an unknown name, or one that needs more than a model.
-      RunError: a run of other data.
-    """
-    made = {}
-    for name in names:
-        if pathlib.Path(name).is_dir():
-            other = runs.load_conditioner(name)
-            if other.schema != run.schema:
-                raise runs.RunError(
-                    f"{name} was trained on other data than {run.path} (their schemas "
-                    f"differ), so the two cannot be asked the same questions."
-                )
-            made[name] = other.conditioner
-        elif name in baselines.NAMES:
-            made[name] = baselines.named([name])[name](train)
-        elif name == "closed_form":
-            made[name] = fit_floor(train)
-        elif name == SEMI_AMORTISED:
-            made[name] = _semi_amortised(run.conditioner)
-        else:
-            made[name] = _around_model(name, run.conditioner, train)
-    return made
-
-
-def _has_model(conditioner) -> bool:
-    """Whether there is a p(x | z) apart from the method: VAEAC's belongs to it."""
-    return isinstance(conditioner, LatentConditioner) and conditioner.model is not None
-
-
-def _semi_amortised(conditioner):
-    """A few steps of query-adaptive inference from what the run's method says of z."""
-    if not _has_model(conditioner):
-        raise ValueError(
-            f"{SEMI_AMORTISED} starts at a posterior of z, and the run's "
-            f"{type(conditioner).__name__} has none."
-        )
-    made = QueryAdaptive(
-        start=AmortisedStart(conditioner),
-        # Of so few steps RMSProp's make most (benchmarks/results/query_adaptive_speed.md).
-        minimizer=FirstOrder("rmsprop", num_steps=FEW_STEPS, check_every=FEW_STEPS // 3),
-    )
-    made.build_for(conditioner.spec)
-    return made
-
-
-def _around_model(name, conditioner, train):
-    """The method of this class around a trained method's model."""
-    try:
-        cls = gin.get_configurable(name)
-    except ValueError:
-        cls = None
-    kind = inspect.unwrap(cls) if cls is not None else None
-    if not (inspect.isclass(kind) and issubclass(kind, ArbitraryConditioner)):
-        raise ValueError(
-            f"There is no method {name!r}. Name a run directory, closed_form, "
-            f"{SEMI_AMORTISED}, one of "
-            f"{', '.join(baselines.NAMES)}, or the class of a method that needs nothing but a "
-            f"model, such as QueryAdaptive or FillZeros."
-        )
-    if not _has_model(conditioner):
-        raise ValueError(
-            f"{name} answers with the decoder of a latent-variable model, and the run's "
-            f"{type(conditioner).__name__} has none. Compare it with run directories."
-        )
-    try:
-        made = cls(model=conditioner.model)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} needs more than a model ({str(error).splitlines()[0]}). Train it with "
-            f"arbcond-train and name its run directory, or bind what it lacks by --gin_param."
-        ) from error
-    made.build_for(conditioner.spec)
-    made.adapt(train.x, train.present)
-    return made

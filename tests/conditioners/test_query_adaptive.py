@@ -393,3 +393,23 @@ def test_what_cannot_be_done_is_said_in_a_sentence():
         QueryAdaptive(vae(), beta=0.0)
     with pytest.raises(ValueError, match="num_samples"):
         QueryAdaptive(vae(), num_samples=0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "says"),
+    [
+        ("family", "gaussian", "family is one of GaussianFamily, .*; got 'gaussian'"),
+        ("family", GaussianFamily, r"class GaussianFamily itself \(write GaussianFamily\(\)"),
+        ("minimizer", "adam", "minimizer is FirstOrder or LBFGS; got 'adam'"),
+        ("start", "prior", "start is one of PriorStart, .*; got 'prior'"),
+        ("start", EncoderStart, r"in gin @EncoderStart\(\)"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused_at_once(argument, value, says):
+    with pytest.raises(TypeError, match=says):
+        QueryAdaptive(vae(), **{argument: value})
+
+
+def test_a_method_is_no_start_but_what_it_says_of_z_is():
+    with pytest.raises(TypeError, match=r"write AmortisedStart\(it\)"):
+        QueryAdaptive(vae(), start=matched())

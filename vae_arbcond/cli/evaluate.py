@@ -87,7 +87,7 @@ def _compare(run) -> None:
     """Asks the run's method and others the same questions; prints and writes."""
     import tensorflow as tf
 
-    from vae_arbcond import comparison, config, evaluation, files
+    from vae_arbcond import comparison, config, contestants, evaluation, files
 
     # Every method is compiled once, as it must; TensorFlow would warn of each.
     tf.get_logger().setLevel("ERROR")
@@ -103,7 +103,7 @@ def _compare(run) -> None:
     data = config.value("evaluate.data")
     evaluation.check_data(data, run.schema)
     # First: a name that is not known must leave no questions behind.
-    methods = {"model": run.conditioner} | comparison.named(_METHODS.value, run, data.train)
+    methods = {"model": run.conditioner} | contestants.named(_METHODS.value, run, data.train)
     stored = folder / "queries.npz"
     if stored.exists():
         queries = comparison.Queries.load(stored, data.test)
@@ -113,7 +113,10 @@ def _compare(run) -> None:
         queries = comparison.draw_queries(data.test, mask, _NUM_QUERIES.value)
         queries.save(stored)
     found = comparison.compare(methods, data, queries)
-    files.write_text(folder / "comparison.json", json.dumps(found.to_dict(), indent=1) + "\n")
+    files.write_text(
+        folder / "comparison.json",
+        json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n",
+    )
     found.picture(folder / "comparison.png")
     print(found)
     print(f"Written to {folder}.")

@@ -16,7 +16,12 @@ from vae_arbcond.conditioners.model_only import (
     check_vector_latent,
     nothing_observed,
 )
-from vae_arbcond.conditioners.query_adaptive import Searching, search_of
+from vae_arbcond.conditioners.query_adaptive import (
+    MINIMIZERS,
+    Searching,
+    check_part,
+    search_of,
+)
 from vae_arbcond.distributions import Bernoulli, ContinuousBernoulli, Handmade, over_features
 from vae_arbcond.models.base import kl_divergence
 from vae_arbcond.registry import register
@@ -134,6 +139,7 @@ class FeatureQueryAdaptive(Searching):
         name: str | None = None,
     ):
         super().__init__(model, train_model, correct_draws, name=name)
+        check_part(self, "minimizer", minimizer, "maximise", MINIMIZERS)
         check_sizes(self, num_samples=num_samples, components=components)
         check_positive(self, beta=beta, gamma=gamma)
         self.minimizer = FirstOrder() if minimizer is None else minimizer

@@ -36,6 +36,11 @@ tfd = tfp.distributions
 _fold_in = tf.random.experimental.stateless_fold_in
 
 
+_FAMILIES = "one of GaussianFamily, MixtureFamily, InverseAutoregressiveFamily, PlanarFamily"
+_STARTS = "one of PriorStart, EncoderStart, AmortisedStart"
+MINIMIZERS = "FirstOrder or LBFGS"
+
+
 class Search(NamedTuple):
     """How a query's optimisation went, `Inference.context`: tensors [B].
 
@@ -102,6 +107,27 @@ class AmortisedStart:
         return self.conditioner.infer(x, observed, seed).posterior
 
 
+def check_part(method, argument: str, value, has: str, examples: str) -> None:
+    """Refuses what cannot be a part of a search, while its place is still known.
+
+    Args:
+      method: whose argument it is.
+      argument, value: its name and what was given; None is the default.
+      has: a method that the right thing has, as Python and not as a class.
+      examples: what to give instead.
+
+    Raises:
+      TypeError: `value` is a class, or has no such method.
+    """
+    if value is None or (hasattr(value, has) and not isinstance(value, type)):
+        return
+    got = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+    if isinstance(value, type):
+        name = value.__name__
+        got = f"the class {name} itself (write {name}(), in gin @{name}())"
+    raise TypeError(f"{type(method).__name__}.{argument} is {examples}; got {got}.")
+
+
 class Searching(ModelOnly):
     """A method whose `infer` is a search for each query, told in `Inference.context`."""
 
@@ -164,6 +190,14 @@ class QueryAdaptive(Searching):
         jit_compile: bool = False,
         name: str | None = None,
     ):
+        check_part(self, "family", family, "draw", _FAMILIES)
+        check_part(self, "minimizer", minimizer, "maximise", MINIMIZERS)
+        if isinstance(start, LatentConditioner):
+            raise TypeError(
+                f"QueryAdaptive.start is a {type(start).__name__} itself; to start at what it "
+                f"says of z, write AmortisedStart(it)."
+            )
+        check_part(self, "start", start, "__call__", _STARTS)
         amortised = isinstance(start, AmortisedStart)
         if amortised == (model is not None):
             raise ValueError(

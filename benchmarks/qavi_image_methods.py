@@ -101,12 +101,12 @@ def searching(label, model, num_steps=300, match=None):
 
 def searched(method, spec, hidden, observed):
     """(What the search found, facts of it)."""
-    build(method, spec)
+    optimise = tf.function(build(method, spec).optimise, autograph=False)
     began = time.process_time()
     # Nothing observed is nothing to search for: compiles alone, for as many questions.
-    method.optimise(hidden, tf.zeros_like(observed))
+    optimise(hidden, tf.zeros_like(observed))
     compiled = time.process_time()
-    found = method.optimise(hidden, observed)
+    found = optimise(hidden, observed)
     facts = {"steps": float(np.mean(found.steps))}  # Waits for the search.
     facts["CPU s"] = time.process_time() - compiled
     facts["compile CPU s"] = compiled - began
@@ -162,13 +162,14 @@ def answer(label, mask_name, model, x, observed, arguments) -> Answer:
         facts |= timed(build(method, spec), hidden, observed, seed)
         q = method.infer(hidden, observed, seed).posterior
         return Answer(q, None, q.sample(DRAWS, seed=seed), facts)
-    match = None
+    match, trained = None, {}
     if label == AMORTISED:
-        match, _ = encoder_of("Posterior Match", mask_name, model, arguments)
+        match, facts = encoder_of("Posterior Match", mask_name, model, arguments)
+        trained = {"training, CPU s": facts["CPU s"]}
     method = searching(label, model, match=match)
     found, facts = searched(method, spec, hidden, observed)
     q = method.family.distribution(found.parameters)
-    return Answer(q, None, q.sample(DRAWS, seed=seed), facts)
+    return Answer(q, None, q.sample(DRAWS, seed=seed), facts | trained)
 
 
 def encoded(model, x):

@@ -3,7 +3,6 @@
 import numpy as np
 from cpn_markdown import table, wrap
 from qavi_image_methods import (
-    BETA,
     CORRECTED,
     DRAWS,
     FEATURE_DRAWS,
@@ -12,6 +11,7 @@ from qavi_image_methods import (
     OURS,
     SAMPLES,
     SEARCHES,
+    WIDER,
 )
 from qavi_image_models import (
     AGAIN_STEPS,
@@ -101,7 +101,8 @@ def protocol(found):
         "Searches (ours): 100 draws of z a step, Adam with our schedule, at most 300 steps,",
         "started at the encoder on zero-filled images, beta = 1, compiled by XLA, all",
         "questions at once. The paper has beta above 1 (its code: 20, with its likelihood of",
-        f"greys); one row has beta = {BETA:g}. Feat. QAVI:",
+        f"greys); further rows have {', '.join(f'{beta:g}' for beta in WIDER.values())}.",
+        "Feat. QAVI:",
         f"{FEATURE_DRAWS} draws a step, beta = gamma = 1 (the bound itself; its code: 50 and",
         "10). Posterior Matching and the re-tuned encoder: encoders like the VAE's, the VAE",
         f'frozen, {AGAIN_STEPS:,} steps; "(true)" with the mask of the questions, "(random)"',

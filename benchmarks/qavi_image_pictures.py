@@ -11,6 +11,8 @@ LOOKS = {  # name: (colour, line, marker)
     "Flow QAVI": ("#ff7f0e", "-", "s"),
     "Gaus. QAVI": ("#8c564b", "-", "^"),
     "Mix. QAVI, beta 2": ("#d62728", "--", "o"),
+    "Mix. QAVI, beta 4": ("#d62728", "-.", "o"),
+    "Mix. QAVI, beta 8": ("#d62728", ":", "o"),
     "Gaus. QAVI, amortised start": ("#8c564b", "--", "^"),
     "Feat. QAVI": ("#e377c2", "-", "v"),
     "Posterior Match": ("#1f77b4", "-", "D"),
@@ -40,12 +42,12 @@ def draw(found, arguments):
         against_time(mask_name, found, arguments)
 
 
-def save(figure, name, arguments):
+def save(figure, name, arguments, dpi=90):
     """Writes a figure beside the JSON file."""
     import matplotlib.pyplot as plt
 
     path = arguments.json.parent / f"{arguments.json.stem}_{name}.png"
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=dpi)
     plt.close(figure)
     print(path, path.stat().st_size, flush=True)
 
@@ -108,7 +110,7 @@ def accuracy(found, arguments):
         for key, line in (("true image", "-"), ("hidden pixels black", ":")):
             if key in told:
                 axis.axvline(100 * told[key], color="black", linestyle=line, label=key)
-        axis.set(title=TITLES[mask_name], xlabel="right, % of 100 draws of each image")
+        axis.set(title=TITLES[mask_name], xlabel="digit found, % of draws (+- standard error)")
         axis.set_xlim(0, 103)
         axis.set_yticks(np.arange(len(labels))[::-1], labels, fontsize=8)
     figure.legend(
@@ -156,7 +158,7 @@ def strips(mask_name, found, arguments):
         for side in axis.spines.values():
             side.set_visible(False)
     axes[0].set_yticks([17 + 30 * i for i in range(len(labels))], labels, fontsize=8)
-    save(figure, f"strips_{mask_name}", arguments)
+    save(figure, f"strips_{mask_name}", arguments, dpi=120)
 
 
 def against_time(mask_name, found, arguments):

@@ -1,6 +1,8 @@
 """Figure 3 of benchmarks/qavi_images.py: what each family makes of a posterior."""
 
 import argparse
+import json
+import pathlib
 import time
 
 import cpn_figures
@@ -10,9 +12,12 @@ import scipy.stats
 import tensorflow as tf
 from cpn_measures import Measures
 from cpn_models import questions, trained
+from qavi_image_methods import searched
 
 from vae_arbcond.conditioners import GridPosterior, QueryAdaptive
 from vae_arbcond.variational import FirstOrder, MixtureFamily
+
+CPN = pathlib.Path(__file__).resolve().parent / "results" / "cpn_figures.json"
 
 SHARE, ROWS = 0.05, 4  # of the pixels that are seen; questions that are shown
 PLANE = (  # columns, named as cpn_figures.py names them
@@ -31,7 +36,9 @@ NAMES = {
     "concrete": ("cement", "water"),
 }
 VARIANTS = ("Gaus. QAVI", "Flow QAVI", "Mix. QAVI", "Feat. QAVI", "Posterior Match")
+GAIN = ("Gaus. QAVI", "Mix. QAVI")  # by whose bounds questions are chosen
 SHOWN = 1_000  # draws of each, as in the paper
+TRIED = 40  # test rows of a table of which one is shown
 INK = "#1f77b4"
 
 
@@ -39,6 +46,13 @@ def extended(components=100):
     """The paper's reference: a mixture of 100, fitted for longer."""
     long = FirstOrder(learning_rate=0.05, num_steps=1_000, patience=None)
     return MixtureFamily(components, threshold=0.0), long
+
+
+def chosen_questions():
+    """Numbers of questions by what a mixture's bound gained, as cpn_figures.json has it."""
+    rows = json.loads(CPN.read_text())["queries"][f"mnist {SHARE:g}"]
+    bounds = [rows[label]["each"]["bound"] for label in ("Gaussian", "Mixture of 10")]
+    return np.argsort(np.subtract(*bounds))[[0, 1, 3, 24]]
 
 
 def plane(arguments, keep, missing):
@@ -49,32 +63,25 @@ def plane(arguments, keep, missing):
     of_plane = argparse.Namespace(**{**vars(arguments), "runs": arguments.plane_runs})
     match, _ = trained("mnist", of_plane)
     x, observed = questions("mnist", SHARE, of_plane)
-    chosen_file = arguments.runs / "posteriors chosen.npz"
-    if not chosen_file.exists():
-        bounds = []
-        for label in ("Gaussian", "Mixture of 10"):
-            family, minimizer = cpn_figures.SEARCHES[label]
-            method = QueryAdaptive(match.model, family, minimizer, train_model=False)
-            cpn_figures.build(method, match.spec)
-            bounds.append(method.search(x, observed).bound.numpy())
-        order = np.argsort(bounds[0] - bounds[1])
-        np.savez(chosen_file, chosen=order[[0, 1, 3, 24]])
-    chosen = np.load(chosen_file)["chosen"]
+    chosen = chosen_questions()
     x, observed = tf.gather(x, chosen), tf.gather(observed, chosen)
     measures = Measures(match.model, match.spec, x, observed)
     for label in wanted:
         if label == "Mixture of 100":
             family, long = extended()
             method = QueryAdaptive(
-                match.model, family, long, num_samples=1_000, train_model=False
+                match.model,
+                family,
+                long,
+                num_samples=1_000,
+                train_model=False,
+                jit_compile=True,
             )
             hidden = tf.where(observed, x, 0.0)
-            found, spent, _ = cpn_figures.search(
-                cpn_figures.build(method, match.spec), hidden, observed
-            )
+            found, facts = searched(method, match.spec, hidden, observed)
             q = family.distribution(found.parameters)
             z = q.sample(2 * SHOWN, seed=[3, 1])
-            log_q, facts = q.log_prob(z), {"CPU s": spent}
+            log_q = q.log_prob(z)
         else:
             asked = match, measures.exact, x, observed
             z, log_q, _, facts = cpn_figures.draws_of(label, *asked)
@@ -103,14 +110,14 @@ def tables(arguments, keep, missing):
         made["Mixture of 100"] = QueryAdaptive(
             match.model, family, long, num_samples=1_000, train_model=False
         )
-        x = splits.test.x[: qavi_tables.ROWS]
+        x = splits.test.x[:TRIED]
         observed = np.ones(x.shape, bool)
         observed[:, columns] = False
         for method in made.values():
             if method.spec is None:
                 method.build_for(splits.train.spec)
         # The question whose posterior is least like a Gaussian; its answer plays no part.
-        bounds = [made[m].search(x, observed).bound.numpy() for m in VARIANTS[::2][:2]]
+        bounds = [made[m].search(x, observed).bound.numpy() for m in GAIN]
         row = int(np.argmax(bounds[1] - bounds[0]))
         one = tf.constant(x[row : row + 1]), tf.constant(observed[row : row + 1])
         nothing = tf.zeros_like(one[1])
@@ -152,7 +159,7 @@ def draw_plane(rows, arguments):
     of_plane = argparse.Namespace(**{**vars(arguments), "runs": arguments.plane_runs})
     match, _ = trained("mnist", of_plane)
     x, observed = questions("mnist", SHARE, of_plane)
-    chosen = np.load(arguments.runs / "posteriors chosen.npz")["chosen"]
+    chosen = chosen_questions()
     x, observed = tf.gather(x, chosen), tf.gather(observed, chosen)
     grid = GridPosterior(match.model, train_model=False)
     grid.build_for(match.spec)

@@ -43,7 +43,7 @@ from qavi_image_models import MASKS, classifier, picture_file, questions, vae_of
 from qavi_image_pictures import STRIP_DRAWS
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
-STEPS = (10, 30, 100)  # of the searches of Figure 8, beside the 300 of the others
+STEPS = (10, 50)  # of the searches of Figure 8, beside the 300 of the others
 OF_TIME = SAMPLES[-2]  # draws of Eq. 12 there
 
 keep = functools.partial(cpn_figures.keep, text=qavi_image_markdown.text)

@@ -1,7 +1,7 @@
 """The pictures of benchmarks/qavi_images.py."""
 
 import numpy as np
-from qavi_image_methods import METHODS, SEARCHES
+from qavi_image_methods import METHODS, SEARCHES, shown
 from qavi_image_models import TITLES, picture_file, questions
 
 from vae_arbcond import pictures
@@ -12,7 +12,6 @@ LOOKS = {  # name: (colour, line, marker)
     "Gaus. QAVI": ("#8c564b", "-", "^"),
     "Mix. QAVI, beta 2": ("#d62728", "--", "o"),
     "Mix. QAVI, beta 4": ("#d62728", "-.", "o"),
-    "Mix. QAVI, beta 8": ("#d62728", ":", "o"),
     "Gaus. QAVI, amortised start": ("#8c564b", "--", "^"),
     "Feat. QAVI": ("#e377c2", "-", "v"),
     "Posterior Match": ("#1f77b4", "-", "D"),
@@ -20,6 +19,7 @@ LOOKS = {  # name: (colour, line, marker)
     "Posterior Match (random)": ("#1f77b4", ":", "D"),
     "Re-tuned Encoder": ("#17becf", "-", "P"),
     "Fill Zeros": ("#7f7f7f", "-", "X"),
+    "the prior": ("#000000", ":", "."),
     "pseudo-Gibbs": ("#2ca02c", "-", "<"),
     "Metropolis-in-Gibbs": ("#2ca02c", "--", ">"),
     "HMC": ("#9467bd", "-", "*"),
@@ -72,7 +72,7 @@ def likelihood(found, arguments):
                 color=colour,
                 marker=marker,
                 markersize=4,
-                label=label,
+                label=shown(label),
             )
         if mask_name in found.get("truth", {}):
             end = found["truth"][mask_name]["log p(x_M) a pixel"]
@@ -112,7 +112,7 @@ def accuracy(found, arguments):
                 axis.axvline(100 * told[key], color="black", linestyle=line, label=key)
         axis.set(title=TITLES[mask_name], xlabel="digit found, % of draws (+- standard error)")
         axis.set_xlim(0, 103)
-        axis.set_yticks(np.arange(len(labels))[::-1], labels, fontsize=8)
+        axis.set_yticks(np.arange(len(labels))[::-1], [shown(m) for m in labels], fontsize=8)
     figure.legend(
         *np.atleast_1d(axes)[0].get_legend_handles_labels(),
         loc="outside lower right",
@@ -157,7 +157,9 @@ def strips(mask_name, found, arguments):
         axis.set_yticks([])
         for side in axis.spines.values():
             side.set_visible(False)
-    axes[0].set_yticks([17 + 30 * i for i in range(len(labels))], labels, fontsize=8)
+    axes[0].set_yticks(
+        [17 + 30 * i for i in range(len(labels))], [shown(m) for m in labels], fontsize=8
+    )
     save(figure, f"strips_{mask_name}", arguments, dpi=120)
 
 
@@ -173,7 +175,7 @@ def against_time(mask_name, found, arguments):
         "log p(x_M | x_o)": "log p(x_M | x_o), mean over 100 plain draws,\nnats an image",
     }
     for axis, (key, label) in zip(axes, labels.items(), strict=True):
-        for method in [m for m in METHODS if m in rows]:
+        for method in [m for m in METHODS if "CPU s" in rows.get(m, {})]:
             last = rows[method] | {"log p(x_M) a pixel": rows[method]["curve"]["1000"]}
             steps = [*found["time"][mask_name].get(method, {}).values(), last]
             colour, line, marker = LOOKS[method]
@@ -185,7 +187,7 @@ def against_time(mask_name, found, arguments):
                 marker=marker,
                 markersize=6,
                 fillstyle="full" if line == "-" else "none",
-                label=method,
+                label=shown(method),
             )
         axis.set_xscale("log")
         axis.set(xlabel="CPU seconds a question, compilation apart", ylabel=label)

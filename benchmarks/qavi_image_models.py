@@ -158,17 +158,39 @@ def originals(part):
     return grey > 127, digits
 
 
-def classifier():
-    """(Digits of whole images by one hidden layer of 256 units, share right of 10,000)."""
-    # Not at the top: drawing needs no scikit-learn.
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.neural_network import MLPClassifier
+class Classifier:
+    """Digits of whole images by one hidden layer, fitted once and kept in the runs' folder.
 
-    x, digits = originals("train")
-    found = MLPClassifier(256, batch_size=256, max_iter=12, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # A dozen epochs are enough.
-        found.fit(x.reshape(len(x), -1).astype(np.float32), digits)
-    x, digits = originals("t10k")
-    right = found.score(x.reshape(len(x), -1).astype(np.float32), digits)
-    return found, float(right)
+    Attributes:
+      right: share of the 10,000 test images whose digit it finds.
+    """
+
+    def __init__(self, arguments):
+        path = arguments.runs / "classifier.npz"
+        if not path.exists():
+            self._fit(path)
+        with np.load(path) as file:
+            self.weights = [file[name] for name in ("first", "bias", "last", "offset")]
+            self.right = float(file["right"])
+
+    def _fit(self, path):
+        # Not at the top: drawing needs no scikit-learn.
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.neural_network import MLPClassifier
+
+        network = MLPClassifier(256, batch_size=256, max_iter=12, random_state=0)
+        parts = {}
+        for part in ("train", "t10k"):
+            images, digits = originals(part)
+            parts[part] = images.reshape(len(images), -1).astype(np.float32), digits
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # A dozen epochs are enough.
+            network.fit(*parts["train"])
+        (first, last), (bias, offset) = network.coefs_, network.intercepts_
+        right = network.score(*parts["t10k"])
+        np.savez(path, first=first, bias=bias, last=last, offset=offset, right=right)
+
+    def predict(self, x):
+        """Digits [N] of images [N, 784]."""
+        first, bias, last, offset = self.weights
+        return (np.maximum(x @ first + bias, 0.0) @ last + offset).argmax(1)

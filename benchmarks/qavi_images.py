@@ -39,7 +39,7 @@ from qavi_image_methods import (
     told_by,
     truth,
 )
-from qavi_image_models import MASKS, classifier, picture_file, questions, vae_of
+from qavi_image_models import MASKS, Classifier, picture_file, questions, vae_of
 from qavi_image_pictures import STRIP_DRAWS
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
@@ -63,7 +63,7 @@ def part_methods(arguments):
             facts["hidden pixels"] = float(np.sum(~observed.numpy(), (1, 2)).mean())
             keep(arguments, ["truth", mask_name], facts)
         if wanted and classes is None:
-            classes, share = classifier()
+            classes = Classifier(arguments)
         for label in wanted:
             began = time.process_time()
             found = answer(label, mask_name, model, x, observed, arguments)
@@ -76,7 +76,7 @@ def part_methods(arguments):
         if wanted:
             seen = [tf.where(observed, x, 0.0)[tf.newaxis], x[tf.newaxis]]
             rows = [classes.predict(part.numpy().reshape(len(x), -1)) for part in seen]
-            shares = {"10,000 whole images": share}
+            shares = {"10,000 whole images": classes.right}
             for name, guessed in zip(("hidden pixels black", "true image"), rows, strict=True):
                 shares[name] = float(np.mean(guessed == digits))
             keep(arguments, ["classifier", mask_name], shares)

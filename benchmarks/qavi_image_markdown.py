@@ -132,8 +132,9 @@ def protocol(found):
         "10). Posterior Matching and the re-tuned encoder: encoders like the VAE's, the VAE",
         f'frozen, {AGAIN_STEPS:,} steps; "(true)" with the mask of the questions, "(random)"',
         "with as many pixels hidden one by one, without a word with free-form masks (Zhao et",
-        f"al., with strokes; from {BANK:,} drawn before); the re-tuned encoder with the mask",
-        "of the questions, on training images. Chains: "
+        f"al., with strokes; from {BANK:,} drawn before, for some two minutes that no time",
+        "below has in it); the re-tuned encoder with the mask of the questions, on training",
+        "images. Chains:",
         f"{NUM_CHAINS} of 300 steps (HMC 300 of 10 leapfrogs) of which the last",
         f"{DRAWS // NUM_CHAINS} draws count (the paper: one chain of 300 steps).",
     )

@@ -1,7 +1,7 @@
 """The pictures of benchmarks/qavi_images.py."""
 
 import numpy as np
-from qavi_image_methods import METHODS, SEARCHES, shown
+from qavi_image_methods import METHODS, PRIOR, SEARCHES, shown
 from qavi_image_models import TITLES, picture_file, questions
 
 from vae_arbcond import pictures
@@ -77,6 +77,8 @@ def likelihood(found, arguments):
         if mask_name in found.get("truth", {}):
             end = found["truth"][mask_name]["log p(x_M) a pixel"]
             axis.axhline(end, color="black", linewidth=1, label="q fitted to x_M itself")
+        least = min(rows[m]["curve"]["1"] for m in rows if m != PRIOR)
+        axis.set_ylim(bottom=1.05 * least)  # The prior begins far below.
         axis.set_xscale("log")
         axis.set(title=TITLES[mask_name], xlabel="draws S of q(z)")
         axis.grid(alpha=0.3)

@@ -147,7 +147,7 @@ def draw(found, arguments):
 def density(draws, ticks):
     """A kernel density estimate of draws [S, 2] on a grid, [len(ticks[1]), len(ticks[0])]."""
     places = np.stack(np.meshgrid(*ticks), 0).reshape(2, -1)
-    found = scipy.stats.gaussian_kde(draws.T, 0.15)(places)
+    found = scipy.stats.gaussian_kde(draws.T, 0.25)(places)
     return found.reshape(len(ticks[1]), len(ticks[0]))
 
 
@@ -189,7 +189,9 @@ def draw_plane(rows, arguments):
             axis.set_xlim(box[0][0], box[0][-1])
             axis.set_ylim(box[1][0], box[1][-1])
             if "each" in rows[label]:
-                axis.set_xlabel(f"KL {rows[label]['each'][i]:.3f}", fontsize=8, labelpad=2)
+                axis.set_xlabel(
+                    f"KL {round(rows[label]['each'][i], 3) + 0.0:.3f}", fontsize=8, labelpad=2
+                )
         for axis in row:
             axis.set_xticks([]), axis.set_yticks([])
     for axis, label in zip(axes[0], ("evidence", *PLANE), strict=True):

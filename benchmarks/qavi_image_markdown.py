@@ -32,9 +32,9 @@ SEEN = (  # what the tables below come to
     completions (Random-Patches: the mixture's 92 %, Posterior Matching's 83 to 87 %, 6 to
     9 points less with standard errors of 1.6 to 1.8; Rotating-Half: 82 % against 76 to 78
     %, 4 to 6 points less with standard errors of 2.2 to 2.8). Feat. QAVI fails on images;
-    filling with zeros is worst; Metropolis-in-Gibbs accepts 4 % of its steps, and its
-    chains do not meet in 300; Posterior Matching trained with pixels hidden one by one
-    loses 14 to 16 nats an image of Eq. 12.""",
+    filling with zeros has the least likelihoods; Metropolis-in-Gibbs accepts 4 % of its
+    steps, and its chains do not meet in 300; Posterior Matching trained with pixels hidden
+    one by one loses 14 to 16 nats an image of Eq. 12.""",
     """Figure 4's order hangs on beta. With beta = 1, the bound itself, Posterior Matching
     with free-form or with the true masks is ABOVE QAVI by Eq. 12, by 7.7 and 9.3 nats an
     image on Random-Patches and 14.4 and 13.6 on Rotating-Half (mixture, paired, standard
@@ -50,15 +50,16 @@ SEEN = (  # what the tables below come to
     the posterior and raise Eq. 12 all the same, by 6.6 and 10.0 nats on Random-Patches and
     by 10.3 and 14.7 on Rotating-Half. The Pareto k's say that most of these bounds are not
     tight; q fitted to x_M itself shows where they end. Compare methods by their distance
-    from the posterior or by what they draw, not by Figure 4. Why the paper's Posterior
-    Matching was far below, its text does not say.""",
+    from the posterior or by what they draw, not by Figure 4. `qavi_tables.md`, all of it
+    with beta = 1, has the same surprise. Why the paper's Posterior Matching was far below,
+    its text does not say.""",
     """Nor does log p(x_M given x_o), averaged over 100 plain draws, follow the distance
     from the posterior: HMC's draws, nearly exact, reach -47.2 and -65.9 nats an image
     where the model's own value is about -42.3 and -54.8; the mixture with beta = 4 reaches
-    -44.1 and -59.0, Posterior Matching -60.7 on Rotating-Half. Where the decoder is too
-    sure of itself the truth lies in the posterior's tails, which 100 exact draws miss and
-    a wide q does not. A beta above 1 is a remedy for that, at the price of 3 to 4 points
-    of digits found.""",
+    -44.1 and -59.0, Posterior Matching (true) -60.7 on Rotating-Half. Where the decoder is
+    too sure of itself the truth lies in the posterior's tails, which 100 exact draws miss
+    and a wide q does not. A beta above 1 is a remedy for that, at the price of 3 to 4
+    points of digits found.""",
     """A start at Posterior Matching's answer reaches in 30 steps what the Gaussian search
     reaches in about 200 (C-ELBO within 0.05 nats), at an eighth to a sixth of the time.""",
 )

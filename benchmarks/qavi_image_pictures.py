@@ -10,8 +10,8 @@ LOOKS = {  # name: (colour, line, marker)
     "Mix. QAVI": ("#d62728", "-", "o"),
     "Flow QAVI": ("#ff7f0e", "-", "s"),
     "Gaus. QAVI": ("#8c564b", "-", "^"),
-    "Mix. QAVI, beta 2": ("#d62728", "--", "o"),
-    "Mix. QAVI, beta 4": ("#d62728", "-.", "o"),
+    "Mix. QAVI, beta 2": ("#e8899a", "--", "p"),
+    "Mix. QAVI, beta 4": ("#7b0000", "-.", "h"),
     "Gaus. QAVI, amortised start": ("#8c564b", "--", "^"),
     "Feat. QAVI": ("#e377c2", "-", "v"),
     "Posterior Match": ("#1f77b4", "-", "D"),
@@ -85,7 +85,7 @@ def likelihood(found, arguments):
     first = np.atleast_1d(axes)
     first[0].set_ylabel("log p(x_M), Eq. 12, nats a hidden pixel")
     handles, labels = first[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, handlelength=3.5)
     save(figure, "likelihood", arguments)
 
 
@@ -195,6 +195,6 @@ def against_time(mask_name, found, arguments):
         axis.set(xlabel="CPU seconds a question, compilation apart", ylabel=label)
         axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, handlelength=3.5)
     figure.suptitle(TITLES[mask_name], fontsize=10)
     save(figure, f"time_{mask_name}", arguments)

@@ -230,8 +230,9 @@ def of_time(found, mask_name, searches):
     lines = [f"## {TITLES[mask_name]}: likelihood against time (Figure 8)", ""]
     lines += [f"![likelihood against time](qavi_images_time_{mask_name}.png)", ""]
     lines += wrap(
-        "Searches of at most so many steps, each with a schedule for just these (the paper",
-        "looks into one search as it goes). Other methods are points in the picture.",
+        "Searches of at most so many steps, each with a schedule for just these, once",
+        "(the paper looks into one search as it goes, in 10 runs). Other methods are points in",
+        "the picture.",
     )
     told = {}
     for label in [m for m in SEARCHES if m in searches and m in rows]:

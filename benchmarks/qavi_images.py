@@ -10,13 +10,12 @@ without --again. The images are expected in ../shared/data.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import functools
 
 import cpn_figures
 import numpy as np

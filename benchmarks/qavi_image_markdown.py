@@ -81,7 +81,7 @@ ANSWERS = {
     "right, majority": ("accuracy of the majority", "{:.2f}"),
 }
 TIMES = {
-    "CPU ms a question": ("CPU ms", "{:.1f}"),
+    "CPU ms a question": ("CPU ms", "{:.2f}"),
     "compile, CPU s": ("compile CPU s", "{:.1f}"),
     "steps": ("steps", "{:.0f}"),
     "training, CPU s": ("training, CPU s", "{:.0f}"),
@@ -231,8 +231,8 @@ def of_time(found, mask_name, searches):
     lines += [f"![likelihood against time](qavi_images_time_{mask_name}.png)", ""]
     lines += wrap(
         "Searches of at most so many steps, each with a schedule for just these, once",
-        "(the paper looks into one search as it goes, in 10 runs). Other methods are points in",
-        "the picture.",
+        "(the paper looks into one search as it goes, in 10 runs). Other methods are points",
+        "in the picture.",
     )
     told = {}
     for label in [m for m in SEARCHES if m in searches and m in rows]:

@@ -71,7 +71,7 @@ RULES = {  # name: learning rates that are tried
 LEAPFROGS, STEP_SIZES = (5, 10, 30), (0.03, 0.1, 0.2, 0.4, 0.8)
 
 
-def keep(arguments, place, facts):
+def keep(arguments, place, facts, text=cpn_markdown.text):
     """Writes one result into the JSON file, at a path of keys, and the Markdown anew."""
     found = read(arguments)
     node = found
@@ -81,7 +81,7 @@ def keep(arguments, place, facts):
     found["hardware"] = f"{platform.machine()}, {os.cpu_count()} CPU cores shared with others"
     found["versions"] = runs.versions()
     arguments.json.write_text(json.dumps(found, indent=1) + "\n")
-    arguments.json.with_suffix(".md").write_text(cpn_markdown.text(found))
+    arguments.json.with_suffix(".md").write_text(text(found))
     shown = (
         {k: v for k, v in facts.items() if k != "each"} if isinstance(facts, dict) else facts
     )
@@ -116,8 +116,9 @@ def search(method, x, observed):
 
 
 def build(method, spec):
-    """The method, knowing the shape of x."""
-    method.build_for(spec)
+    """The method, knowing the shape of x; but FCN, which can be searched and not asked."""
+    if getattr(method, "family", GaussianFamily()).has_density:
+        method.build_for(spec)
     return method
 
 

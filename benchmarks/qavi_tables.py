@@ -279,9 +279,9 @@ def text(found) -> str:
             f"paper's figure. A q that comes closer to p(z | x_o) is no better a proposal for "
             f"p(x_M): HMC, among the best by log p(x_M | x_o) below, is among the worst here, "
             f"and Posterior Matching, which is broad, above QAVI with beta = 1. So the "
-            f"paper's order, QAVI above all, is NOT reached by Eq. 12 at beta = 1; its Posterior "
-            f"Matching was far worse. `qavi_images.md` shows the same, with the prior itself "
-            f"for comparison.",
+            f"paper's order, QAVI above all, is NOT reached by Eq. 12 at beta = 1; its "
+            f"Posterior Matching was far worse. `qavi_images.md` shows the same, with the "
+            f"prior itself for comparison.",
             95,
         ),
         "",

@@ -217,11 +217,20 @@ def cells(matched, x):
             if rows < 1000 or how == "own stopping"
         },
         "export": {
-            "one query, all 300 steps": lambda: exported(matched, x, minimizer=ALL_STEPS),
-            "one query, own stopping": lambda: exported(matched, x, minimizer=OWN_STOPPING),
-            "one query, 30 steps from the start": lambda: exported(
-                matched, x, minimizer=FEW, start=AmortisedStart(matched)
-            ),
+            f"one query, {how}{', XLA' if jit else ''}": (
+                lambda options=options, jit=jit: exported(
+                    matched, x, jit_compile=jit, **options
+                )
+            )
+            for jit in (False, True)
+            for how, options in {
+                "all 300 steps": {"minimizer": ALL_STEPS},
+                "own stopping": {"minimizer": OWN_STOPPING},
+                "30 steps from the start": {
+                    "minimizer": FEW,
+                    "start": AmortisedStart(matched),
+                },
+            }.items()
         },
         "start": {
             f"{name}, {steps} steps": (

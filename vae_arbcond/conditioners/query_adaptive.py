@@ -259,8 +259,12 @@ class QueryAdaptive(Searching):
         x, observed = rows
         draws = self.family.draw(parameters, self.num_samples, seed, exact)
         log_p = over_features(self.model.likelihood(draws.z), observed).log_prob(x)
-        log_prior = self.model.prior().log_prob(draws.z)
-        return bound_of_draws(draws, log_p - self.beta * (draws.log_q - log_prior))
+        parts = [self.model.prior().log_prob(draws.z), -draws.log_q]
+        if self.beta != 1.0:
+            parts = [self.beta * part for part in parts]
+        # Tensors of one shape: as `bound_of_draws` says, a gradient that asks for no shape
+        # needs no values.
+        return bound_of_draws(draws, tf.add_n([log_p, *parts]))
 
     def stages(self):
         if self.amortised and self.train_model:

@@ -95,7 +95,11 @@ def bound_of_draws(draws: Draws, values) -> tuple[tf.Tensor, tf.Tensor]:
       values: f(z_s): [S, B].
     """
     if draws.share is None:
-        mean = tf.reduce_mean(values, 0)
+        # A product: the gradient of a mean asks for its values' shape, and the values would
+        # be computed even in a loop that wants nothing but the gradient.
+        count = draws.z.shape[0] or tf.shape(draws.z)[0]
+        each = tf.fill([1, count], 1.0 / tf.cast(count, tf.float32))
+        mean = tf.squeeze(tf.matmul(each, values), 0)
         return mean, mean
     share = tf.stop_gradient(draws.share)
     fixed = tf.stop_gradient(values)
@@ -114,13 +118,8 @@ def paired_noise(shape, seed) -> tf.Tensor:
 
     Unbiased like any other noise; what is odd in it cancels. An odd S is rounded up.
     """
-    half = half_noise(shape, seed)
+    half = tf.random.stateless_normal([(shape[0] + 1) // 2, *shape[1:]], seed)
     return tf.concat([half, -half], 0)
-
-
-def half_noise(shape, seed) -> tf.Tensor:
-    """The first half of `paired_noise`: [S / 2, ...]."""
-    return tf.random.stateless_normal([(shape[0] + 1) // 2, *shape[1:]], seed)
 
 
 class GaussianParameters(NamedTuple):
@@ -172,18 +171,16 @@ class GaussianFamily(Family):
 
     def draw(self, parameters, num_samples, seed, exact=False):
         loc, raw = parameters
-        half = half_noise([num_samples, loc.shape[-1]], seed)
+        noise = paired_noise([num_samples, loc.shape[-1]], seed)
         if self.full_covariance:
             scale = self._triangle().forward(raw)
-            apart = tf.einsum("bij,sj->sbi", scale, half)
+            z = loc + tf.einsum("bij,sj->sbi", scale, noise)
             diagonal = tf.linalg.diag_part(scale)
         else:
             diagonal = scale = self.min_scale + tf.nn.softplus(raw)
-            apart = scale * half[:, tf.newaxis]
-        z = tf.concat([loc + apart, loc - apart], 0)
-        noise = tf.concat([half, -half], 0)
+            z = loc + scale * tf.expand_dims(noise, 1)
         # From the noise: solving for it again could lose every digit of a narrow Gaussian.
-        log_q = log_normal(noise)[:, tf.newaxis] - tf.reduce_sum(tf.math.log(diagonal), -1)
+        log_q = tf.expand_dims(log_normal(noise), 1) - tf.reduce_sum(tf.math.log(diagonal), -1)
         if exact:
             return Draws(z, log_q)
         return Draws(z, tf.stop_gradient(log_q) - self._through_z(noise, loc, scale))

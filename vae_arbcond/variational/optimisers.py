@@ -113,6 +113,7 @@ class FirstOrder:
           compact: whether queries that are done leave the batch. False keeps all shapes
             static where they are, as XLA needs them and a single query is faster.
         """
+        compact = compact and self.patience is not None  # Else none is done before the end.
         rows = problem.rows
         count = tf.shape(tf.nest.flatten(parameters)[0])[0]
         layout, seeds = Layout(parameters), search_seeds(seed)

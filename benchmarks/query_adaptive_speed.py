@@ -128,6 +128,11 @@ def product():
     return PRODUCT_FLOPS / seconds / 1e9
 
 
+def circumstances():
+    """What else a time depends on: caches and memory are shared with what else is running."""
+    return {"matrix product, GFLOP/s": product(), "load average": os.getloadavg()[0]}
+
+
 def search(matched, x, minimizer, family, jit, rows=100, calls=2):
     """How long `rows` queries take together."""
     method = adaptive(matched, family, minimizer, jit_compile=jit)
@@ -140,7 +145,7 @@ def search(matched, x, minimizer, family, jit, rows=100, calls=2):
         "ms a query": 1e3 * seconds / rows,
         "mean steps": float(np.mean(found.steps)),
         "mean bound": float(np.mean(found.bound)),
-        "matrix product, GFLOP/s": product(),
+        **circumstances(),
     }
 
 
@@ -167,7 +172,7 @@ def exported(matched, x, **options):
     return {
         "ms, median of 10 queries": 1e3 * float(np.median(times)),
         "ms, largest": 1e3 * max(times),
-        "matrix product, GFLOP/s": product(),
+        **circumstances(),
     }
 
 

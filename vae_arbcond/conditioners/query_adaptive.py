@@ -262,8 +262,8 @@ class QueryAdaptive(Searching):
         parts = [self.model.prior().log_prob(draws.z), -draws.log_q]
         if self.beta != 1.0:
             parts = [self.beta * part for part in parts]
-        # Tensors of one shape: as `bound_of_draws` says, a gradient that asks for no shape
-        # needs no values.
+        # Tensors of one shape. The gradient of a difference would ask for their shapes, and
+        # so for their values, which a step has no other use for.
         return bound_of_draws(draws, tf.add_n([log_p, *parts]))
 
     def stages(self):

@@ -69,7 +69,6 @@ def _sum_over(each, counted, axes):
     What is not counted may be no number. The gradient asks for no values, so that these are
     not computed where only the gradient is wanted, as in a search.
     """
-
     if not each.shape[-counted.shape.rank :].is_compatible_with(counted.shape):
         shape = tf.broadcast_dynamic_shape(tf.shape(each), tf.shape(counted))
         each = tf.broadcast_to(each, shape)

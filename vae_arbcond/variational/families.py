@@ -95,11 +95,7 @@ def bound_of_draws(draws: Draws, values) -> tuple[tf.Tensor, tf.Tensor]:
       values: f(z_s): [S, B].
     """
     if draws.share is None:
-        # A product: the gradient of a mean asks for its values' shape, and the values would
-        # be computed even in a loop that wants nothing but the gradient.
-        count = draws.z.shape[0] or tf.shape(draws.z)[0]
-        each = tf.fill([1, count], 1.0 / tf.cast(count, tf.float32))
-        mean = tf.squeeze(tf.matmul(each, values), 0)
+        mean = _mean(values, draws.z.shape[0])
         return mean, mean
     share = tf.stop_gradient(draws.share)
     fixed = tf.stop_gradient(values)
@@ -111,6 +107,27 @@ def bound_of_draws(draws: Draws, values) -> tuple[tf.Tensor, tf.Tensor]:
     through_choice = tf.reduce_sum(draws.share * (fixed - baseline), 0)
     through_z = tf.reduce_sum(share * values, 0)
     return estimate, through_z + through_choice
+
+
+def _mean(values, count: int):
+    """tf.reduce_mean(values, 0), whose gradient would ask for the shape of the values.
+
+    These are then computed in every step of a loop that wants nothing but the gradient.
+
+    Args:
+      values: [S, B].
+      count: S.
+    """
+
+    @tf.custom_gradient
+    def mean(values):
+        def gradient(upstream):
+            shape = tf.concat([[count], tf.shape(upstream)], 0)
+            return tf.broadcast_to(upstream / count, shape)
+
+        return tf.reduce_mean(values, 0), gradient
+
+    return mean(values)
 
 
 def paired_noise(shape, seed) -> tf.Tensor:

@@ -18,6 +18,7 @@ import os
 import pathlib
 import platform
 import tempfile
+import textwrap
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -294,6 +295,14 @@ def markdown(told):
                 rest = [f"{cell['first call, CPU s']:.1f}", f"{cell['mean steps']:.0f}"]
             rest += [f"{cell['matrix product, GFLOP/s']:.0f}", f"{cell['load average']:.1f}"]
             lines.append(f"| {' | '.join([name, time, goal, *rest])} |")
+    turns = told.get("in turns with the code before")
+    if turns:
+        lines += ["", *textwrap.wrap(turns["how"], 91), ""]
+        lines += ["| What | Before | After | Ratio | Load |", "|---|---|---|---|---|"]
+        for name, cell in turns["cells"].items():
+            ratio = cell["before, ms"] / cell["after, ms"]
+            times = f"{cell['before, ms']:.1f} ms | {cell['after, ms']:.1f} ms"
+            lines.append(f"| {name} | {times} | {ratio:.2f} | {cell['load average']:.1f} |")
     lines += [
         "",
         "All 300 steps of 100 queries are 249 GFLOP of matrix products in the decoder and",

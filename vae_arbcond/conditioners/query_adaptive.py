@@ -146,8 +146,10 @@ class QueryAdaptive(Searching):
       noise_seed: of the noise of optimisation.
       train_model: False leaves the model as it is: inference for a pre-trained VAE.
       correct_draws: resample draws towards the model's posterior; False draws plainly from q.
-      jit_compile: compile the optimisation with XLA: faster for many small steps, but seconds
-        of compilation for every new number of queries.
+      jit_compile: compile the optimisation with XLA, which takes seconds for every new number
+        of queries, exported or not. Whether it is faster depends on the machine, the family
+        and the batch: measured to be no faster for a hundred queries with a Gaussian, about as
+        fast for one (benchmarks/results/query_adaptive_speed.md).
     """
 
     def __init__(

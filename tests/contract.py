@@ -298,6 +298,11 @@ class ArbitraryConditionerContract(_Contract):
         if density:
             got = loaded.log_likelihood(x, observed, ~observed, 30, SEED)
             want = conditioner.log_likelihood(x, observed, ~observed, 30, SEED)
+            got, want = dict(got._asdict()), dict(want._asdict())
+            # A Pareto shape is fitted to what the largest weights exceed a threshold by, which
+            # for a good proposal is a difference of nearly equal numbers: rounding reaches it
+            # a hundredfold (measured: 5e-5 with chains' fitted proposals).
+            self.assertAllClose(got.pop("pareto_k"), want.pop("pareto_k"), atol=1e-3)
             # TensorFlow's graph optimiser may order a sum of the two graphs differently.
             self.assertAllClose(got, want, **ROUNDING)
 

@@ -233,13 +233,17 @@ def expand_features(features: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 def fold_batch(network, inputs: tf.Tensor, event_ndims: int = 1) -> tf.Tensor:
     """Applies `network`, which accepts [N, *event] only, to inputs [..., *event]."""
-    leading = tf.shape(inputs)[: inputs.shape.rank - event_ndims]
-    flat = tf.reshape(inputs, tf.concat([[-1], tf.shape(inputs)[-event_ndims:]], 0))
-    outputs = network(tf.ensure_shape(flat, [None, *inputs.shape[-event_ndims:]]))
+    axes = inputs.shape.rank - event_ndims
+    if axes == 1:
+        return network(inputs)
+    leading = tf.shape(inputs)[:axes]
+    flat = tf.reshape(inputs, tf.concat([[-1], tf.shape(inputs)[axes:]], 0))
+    # Not tf.ensure_shape, which would be an operation of its own in every step of a loop.
+    flat.set_shape([None, *inputs.shape[axes:]])
+    outputs = network(flat)
     folded = tf.reshape(outputs, tf.concat([leading, tf.shape(outputs)[1:]], 0))
-    return tf.ensure_shape(
-        folded, [*inputs.shape[: inputs.shape.rank - event_ndims], *outputs.shape[1:]]
-    )
+    folded.set_shape([*inputs.shape[:axes], *outputs.shape[1:]])
+    return folded
 
 
 def in_groups(answer, parts, signature, most: int):

@@ -22,7 +22,13 @@ from vae_arbcond.distributions import (
     StudentT,
     over_features,
 )
-from vae_arbcond.distributions.mixed_columns import MIN_DISPERSION, MIN_GAP, Thresholds
+from vae_arbcond.distributions.mixed_columns import (
+    MIN_DISPERSION,
+    MIN_GAP,
+    Thresholds,
+    side_by_side,
+)
+from vae_arbcond.distributions.pairs import NormalPair
 from vae_arbcond.shapes import DataSpec
 
 tfd = tfp.distributions
@@ -462,6 +468,31 @@ class MixedKindsTest(HeadContract, tf.test.TestCase):
     def test_heads_of_real_features_refuse_counts(self):
         with self.assertRaisesRegex(ValueError, r"columns \[1\] are counts.*MixedColumns"):
             Normal().build_for(DataSpec((2,), counts=(0.0, 3.0)))
+
+
+class PairsTest(tf.test.TestCase):
+    def test_a_pair_s_density_and_gradients_are_those_of_a_normal(self):
+        x = tf.random.stateless_normal([2, 3], [0, 0])
+        loc = tf.random.stateless_normal([4, 2, 3], [0, 1])
+        scale = tf.random.stateless_uniform([4, 2, 3], [0, 2], 0.1, 2.0)
+        told = []
+        for kind in (NormalPair, tfd.Normal):
+            with tf.GradientTape() as tape:
+                tape.watch((x, loc, scale))
+                value = kind(loc, scale).log_prob(x)
+                weighed = tf.reduce_sum(value * (1.0 + loc**2))
+            told.append([value, *tape.gradient(weighed, (x, loc, scale))])
+        # float32; terms of gradients by the scale are some hundreds.
+        for pair, normal in zip(*told, strict=True):
+            self.assertAllClose(pair, normal, rtol=1e-5, atol=1e-4)
+
+    def test_layers_side_by_side_say_what_they_say_alone(self):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(2), keras.layers.Dense(3, bias_initializer="ones")]
+        h = tf.random.stateless_normal([5, 4, 6], [0, 0])
+        together = side_by_side(layers, h)
+        for layer, out in zip(layers, together, strict=True):
+            self.assertAllClose(out, layer(h), rtol=1e-5, atol=1e-6)
 
 
 class EveryHeadTest(tf.test.TestCase):

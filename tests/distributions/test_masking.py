@@ -6,6 +6,7 @@ import tensorflow_probability as tfp
 
 from vae_arbcond.distributions import (
     Columns,
+    Handmade,
     expected_features,
     over_features,
     point_from_expectation,
@@ -57,6 +58,40 @@ class OverFeaturesTest(tf.test.TestCase):
         self.assertAllEqual(value, clean)
         self.assertAllClose(tape.gradient(value, loc), [[0.5, 0.0, 0.0, 0.0]])
         self.assertTrue(np.isfinite(tape.gradient(value, logits)).all())
+
+    def test_a_density_that_is_no_number_outside_the_subset_touches_nothing(self):
+        each = tf.Variable([[1.0, np.nan, np.inf], [2.0, 3.0, -np.inf]])
+        features = tf.constant([[True, False, False], [True, True, False]])
+        with tf.GradientTape() as tape:
+            value = over_features(Given(each), features).log_prob(tf.zeros([2, 3]))
+        self.assertAllEqual(value, [1.0, 5.0])
+        self.assertAllEqual(tape.gradient(value, each), [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+
+    def test_a_density_that_rows_share_gets_the_gradient_of_all(self):
+        each = tf.Variable([[1.0, 2.0]])
+        features = tf.constant([[True, True], [False, True], [False, False]])
+        with tf.GradientTape() as tape:
+            value = over_features(Given(each), features).log_prob(tf.zeros([3, 2]))
+        self.assertAllEqual(value, [3.0, 2.0, 0.0])
+        self.assertAllEqual(tape.gradient(value, each), [[1.0, 2.0]])
+
+
+class Given(Handmade):
+    """Log-densities as they are given, whatever x is."""
+
+    def __init__(self, each, name="Given"):
+        made_of = dict(locals())
+        self._each = each
+        super().__init__(made_of, name)
+
+    def _batch_shape(self):
+        return self._each.shape
+
+    def _event_shape(self):
+        return tf.TensorShape([])
+
+    def _log_prob(self, x):
+        return tf.convert_to_tensor(self._each)
 
 
 class PointCompletionTest(tf.test.TestCase):

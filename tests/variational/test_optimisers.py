@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from vae_arbcond.variational import LBFGS, FirstOrder
 from vae_arbcond.variational.optimisers import CONVERGED, DIVERGED, RUNNING, Problem
+from vae_arbcond.variational.vectors import Layout
 
 SEED = tf.constant([1, 2])
 GOALS = tf.constant([[1.0, -2.0], [0.0, 0.5], [3.0, 3.0]])
@@ -57,7 +58,7 @@ def test_adam_takes_the_steps_of_keras():
     variable = keras.Variable(tf.zeros([3, 2]))
     optimizer = keras.optimizers.Adam(0.1, epsilon=1e-8)
     for i in range(5):
-        optimizer.learning_rate = 0.1 * float(method._schedule(tf.constant(i)))
+        optimizer.learning_rate = 0.1 * float(method._schedule(np.array(i)))
         optimizer.apply([variable.value - GOALS], [variable])
     np.testing.assert_allclose(found.parameters[0], variable.numpy(), rtol=1e-5)
 
@@ -73,6 +74,14 @@ def test_noise_is_fresh_or_fixed_as_asked():
         method = FirstOrder(num_steps=6, check_every=3, fixed_noise=fixed)
         method.maximise(problem(watched), start(), SEED)
         assert len(seeds) == different  # That of the checks is one of them.
+
+
+def test_a_layout_gives_back_the_parameters_it_was_given():
+    parameters = (tf.reshape(tf.range(6.0), [2, 3]), tf.reshape(tf.range(8.0), [2, 2, 2]))
+    layout = Layout(parameters)
+    assert layout.vector(parameters).shape == (2, 7)
+    for part, back in zip(parameters, layout.nest(layout.vector(parameters)), strict=True):
+        np.testing.assert_array_equal(part, back)
 
 
 def test_every_query_stops_by_itself():

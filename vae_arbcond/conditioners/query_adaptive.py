@@ -172,8 +172,10 @@ class QueryAdaptive(Searching):
       noise_seed: of the noise of optimisation.
       train_model: False leaves the model as it is: inference for a pre-trained VAE.
       correct_draws: resample draws towards the model's posterior; False draws plainly from q.
-      jit_compile: compile the optimisation with XLA: faster for many small steps, but seconds
-        of compilation for every new number of queries.
+      jit_compile: compile the optimisation with XLA, which takes seconds for every new number
+        of queries, exported or not. Whether it is faster depends on the machine, the family
+        and the batch: measured to be no faster for a hundred queries with a Gaussian, about as
+        fast for one (benchmarks/results/query_adaptive_speed.md).
     """
 
     def __init__(
@@ -293,8 +295,12 @@ class QueryAdaptive(Searching):
         x, observed = rows
         draws = self.family.draw(parameters, self.num_samples, seed, exact)
         log_p = over_features(self.model.likelihood(draws.z), observed).log_prob(x)
-        log_prior = self.model.prior().log_prob(draws.z)
-        return bound_of_draws(draws, log_p - self.beta * (draws.log_q - log_prior))
+        parts = [self.model.prior().log_prob(draws.z), -draws.log_q]
+        if self.beta != 1.0:
+            parts = [self.beta * part for part in parts]
+        # Tensors of one shape. The gradient of a difference would ask for their shapes, and
+        # so for their values, which a step has no other use for.
+        return bound_of_draws(draws, tf.add_n([log_p, *parts]))
 
     def stages(self):
         if self.amortised and self.train_model:

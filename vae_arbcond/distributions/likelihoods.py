@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from vae_arbcond.distributions.pairs import NormalPair
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import DataSpec, check_positive, check_sizes
 
@@ -107,7 +108,7 @@ class Normal(LikelihoodHead):
 
     def call(self, h):
         loc, raw = self.feature_parameters(self.params, h, self.spec, 2)
-        return tfd.Normal(loc, self.min_scale + tf.nn.softplus(raw))
+        return NormalPair(loc, self.min_scale + tf.nn.softplus(raw))
 
 
 class _LearnedScale(LikelihoodHead):

@@ -7,8 +7,9 @@ import tensorflow_probability as tfp
 
 from vae_arbcond.distributions.columns import Columns
 from vae_arbcond.distributions.likelihoods import LikelihoodHead, constant, inverse_softplus
+from vae_arbcond.distributions.pairs import NormalPair
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import LARGEST_COUNT, check_positive
+from vae_arbcond.shapes import LARGEST_COUNT, check_positive, fold_batch
 
 tfd = tfp.distributions
 
@@ -110,11 +111,7 @@ class MixedColumns(LikelihoodHead):
     def call(self, h):
         parts, indices = [], []
         if self.real:
-            loc = tf.cast(self.loc(h), tf.float32)
-            scale = self.fixed_scale
-            if scale is None:
-                scale = self.min_scale + self._value_of(self.raw_scale, h)
-            parts.append(tfd.Normal(loc, scale))
+            parts.append(self._normal(h))
             indices.append(self.real)
         if self.categorical:
             parts.append(tfd.Categorical(self._padded_logits(h), dtype=tf.float32))
@@ -132,6 +129,16 @@ class MixedColumns(LikelihoodHead):
             )
             indices.append(self.count)
         return Columns(parts, indices)
+
+    def _normal(self, h):
+        """p of the real columns."""
+        if self.network_scale:
+            loc, raw = side_by_side([self.loc, self.raw_scale], h)
+            return NormalPair(loc, self.min_scale + tf.nn.softplus(raw))
+        loc, scale = tf.cast(self.loc(h), tf.float32), self.fixed_scale
+        if scale is None:
+            scale = self.min_scale + self._value_of(self.raw_scale, h)
+        return tfd.Normal(loc, scale)
 
     def _ordinal_logits(self, h):
         """[..., Do, max levels]; the levels a column does not have get probability 0."""
@@ -161,6 +168,21 @@ class MixedColumns(LikelihoodHead):
             absent = tf.constant(index) == spare
             padded = tf.where(absent, -1e9, tf.gather(rows, index, axis=-1))
         return tf.ensure_shape(padded, [*h.shape[:-1], len(self.sizes), widest])
+
+
+def side_by_side(layers, h) -> list[tf.Tensor]:
+    """What several dense layers [..., H] -> [..., N_k] say of h, float32, by one product."""
+    for layer in layers:
+        if not layer.built:
+            layer.build(h.shape)
+    dtype, sizes = layers[0].compute_dtype, [layer.units for layer in layers]
+    kernel = tf.concat([tf.cast(layer.kernel, dtype) for layer in layers], 1)
+    bias = tf.concat([tf.cast(layer.bias, dtype) for layer in layers], 0)
+
+    def dense(rows):
+        return tf.nn.bias_add(tf.matmul(rows, kernel), bias)
+
+    return tf.split(tf.cast(fold_batch(dense, tf.cast(h, dtype)), tf.float32), sizes, -1)
 
 
 class Thresholds(keras.layers.Layer):

@@ -3,7 +3,8 @@
 A family is a class of distributions q(z), tuned to one question at a time, not by a network:
 its parameters are tensors whose first axis is the queries of a batch. `families.py` has
 Gaussians and mixtures, `flows.py` maps of Gaussian noise, `starts.py` what they take from a
-start, `prior_rows.py` the prior in rows of nothing, `optimisers.py` the loops.
+start, `prior_rows.py` the prior in rows of nothing, `vectors.py` parameters as vectors,
+`optimisers.py` the loops.
 """
 
 from vae_arbcond.variational.families import (

@@ -95,7 +95,7 @@ def bound_of_draws(draws: Draws, values) -> tuple[tf.Tensor, tf.Tensor]:
       values: f(z_s): [S, B].
     """
     if draws.share is None:
-        mean = tf.reduce_mean(values, 0)
+        mean = _mean(values, draws.z.shape[0])
         return mean, mean
     share = tf.stop_gradient(draws.share)
     fixed = tf.stop_gradient(values)
@@ -107,6 +107,27 @@ def bound_of_draws(draws: Draws, values) -> tuple[tf.Tensor, tf.Tensor]:
     through_choice = tf.reduce_sum(draws.share * (fixed - baseline), 0)
     through_z = tf.reduce_sum(share * values, 0)
     return estimate, through_z + through_choice
+
+
+def _mean(values, count: int):
+    """tf.reduce_mean(values, 0), whose gradient would ask for the shape of the values.
+
+    These are then computed in every step of a loop that wants nothing but the gradient.
+
+    Args:
+      values: [S, B].
+      count: S.
+    """
+
+    @tf.custom_gradient
+    def mean(values):
+        def gradient(upstream):
+            shape = tf.concat([[count], tf.shape(upstream)], 0)
+            return tf.broadcast_to(upstream / count, shape)
+
+        return tf.reduce_mean(values, 0), gradient
+
+    return mean(values)
 
 
 def paired_noise(shape, seed) -> tf.Tensor:
@@ -167,27 +188,41 @@ class GaussianFamily(Family):
 
     def draw(self, parameters, num_samples, seed, exact=False):
         loc, raw = parameters
-        noise = paired_noise([num_samples, 1, loc.shape[-1]], seed)
+        noise = paired_noise([num_samples, loc.shape[-1]], seed)
         if self.full_covariance:
             scale = self._triangle().forward(raw)
-            z = loc + tf.einsum("bij,sj->sbi", scale, noise[:, 0])
+            z = loc + tf.einsum("bij,sj->sbi", scale, noise)
             diagonal = tf.linalg.diag_part(scale)
         else:
             diagonal = scale = self.min_scale + tf.nn.softplus(raw)
-            z = loc + scale * noise
+            z = loc + scale * tf.expand_dims(noise, 1)
         # From the noise: solving for it again could lose every digit of a narrow Gaussian.
-        log_q = log_normal(noise) - tf.reduce_sum(tf.math.log(diagonal), -1)
+        log_q = tf.expand_dims(log_normal(noise), 1) - tf.reduce_sum(tf.math.log(diagonal), -1)
         if exact:
             return Draws(z, log_q)
-        if self.full_covariance:
-            right = tf.tile(tf.transpose(noise, [1, 2, 0]), [tf.shape(loc)[0], 1, 1])
-            slope = tf.linalg.triangular_solve(scale, right, adjoint=True)
-            slope = tf.transpose(slope, [2, 0, 1])
-        else:
-            slope = noise / scale
-        # d log q / dz = -W^-T noise, and no gradient but through z.
-        through_z = tf.reduce_sum(tf.stop_gradient(slope) * (z - tf.stop_gradient(z)), -1)
-        return Draws(z, tf.stop_gradient(log_q) - through_z)
+        return Draws(z, tf.stop_gradient(log_q) - self._through_z(noise, loc, scale))
+
+    def _through_z(self, noise, loc, scale):
+        """What is 0 with the gradient of -log q(z) by way of z alone: [S, B].
+
+        d log q / dz = -W^-T noise and z = loc + W noise, so that a change of the parameters
+        changes log q by -noise^T (W^-1 dloc) - noise^T (W^-1 dW) noise: products with the
+        noise, which is the same for all queries.
+        """
+        fixed = tf.stop_gradient(scale)
+        moved, wider = loc - tf.stop_gradient(loc), scale - fixed
+        if not self.full_covariance:
+            by_loc = tf.matmul(noise, moved / fixed, transpose_b=True)
+            return by_loc + tf.matmul(noise**2, wider / fixed, transpose_b=True)
+        size = loc.shape[-1]
+        both = tf.linalg.triangular_solve(
+            fixed, tf.concat([moved[..., tf.newaxis], wider], -1)
+        )
+        pairs = tf.reshape(noise[:, :, tf.newaxis] * noise[:, tf.newaxis], [-1, size**2])
+        by_loc = tf.matmul(noise, both[..., 0], transpose_b=True)
+        return by_loc + tf.matmul(
+            pairs, tf.reshape(both[..., 1:], [-1, size**2]), transpose_b=True
+        )
 
 
 def _reparameterised(z, logits, loc, scale) -> tf.Tensor:

@@ -8,14 +8,15 @@ query ends with the best parameters it was checked at.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from vae_arbcond.registry import register
 from vae_arbcond.shapes import check_positive, check_sizes
+from vae_arbcond.variational.vectors import Layout
 
 RUNNING, CONVERGED, DIVERGED = 0, 1, 2
-_fold_in = tf.random.experimental.stateless_fold_in
 
 
 class Problem(NamedTuple):
@@ -112,20 +113,21 @@ class FirstOrder:
           compact: whether queries that are done leave the batch. False keeps all shapes
             static where they are, as XLA needs them and a single query is faster.
         """
+        compact = compact and self.patience is not None  # Else none is done before the end.
         rows = problem.rows
         count = tf.shape(tf.nest.flatten(parameters)[0])[0]
-        check_seed, step_seed = search_seeds(seed)
-        rule = _RULES[self.rule]
-        bound = problem.bound(parameters, rows, check_seed, False)[0]
+        layout, seeds = Layout(parameters), search_seeds(seed)
+        start = layout.vector(parameters)
+        bound = problem.bound(parameters, rows, seeds[0], False)[0]
         lost = ~tf.math.is_finite(bound)
         status = tf.where(lost, DIVERGED, RUNNING)
         if done is not None:
             status = tf.where(done, CONVERGED, status)
         state = _State(
             step=tf.constant(0),
-            parameters=parameters,
-            slots=rule.slots(parameters),
-            best=parameters,
+            vector=start,
+            slots=_RULES[self.rule].slots(start),
+            best=start,
             bound=bound,
             rate=tf.fill([count], self.learning_rate),
             since=tf.zeros([count], tf.int32),
@@ -145,9 +147,9 @@ class FirstOrder:
                 index = tf.where(tf.equal(state.status, RUNNING))
                 part = state.take(index[:, 0])
                 part_rows = tf.nest.map_structure(lambda r: tf.gather(r, index[:, 0]), rows)
-                moved = self._some_steps(problem, part, part_rows, rule, step_seed, check_seed)
+                moved = self._some_steps(problem, part, part_rows, layout, seeds)
                 return tf.nest.flatten(state.put(index, moved))
-            moved = self._some_steps(problem, state, rows, rule, step_seed, check_seed)
+            moved = self._some_steps(problem, state, rows, layout, seeds)
             running = tf.equal(state.status, RUNNING)
             return tf.nest.flatten(state.where(running, moved))
 
@@ -161,50 +163,53 @@ class FirstOrder:
             parallel_iterations=1,
         )
         state = tf.nest.pack_sequence_as(shape_of, list(found))
-        return Found(state.best, state.bound, state.steps, state.status)
+        best = layout.nest(state.best)
+        return Found(best, state.bound, state.steps, state.status)
 
-    def _some_steps(self, problem, state, rows, rule, step_seed, check_seed):
+    def _some_steps(self, problem, state, rows, layout, seeds):
         """`check_every` steps (or what is left) of the queries in `state`, then a check."""
+        check_seed, step_seed = seeds
+        rule = _RULES[self.rule]
         last = tf.minimum(state.step + self.check_every, self.num_steps)
+        rates = self._rates(state)
+        fresh = tf.random.stateless_uniform([], step_seed, None, None, tf.int32)
 
-        def step(i, parameters, slots):
-            seed = step_seed if self.fixed_noise else _fold_in(step_seed, i)
+        def step(i, vector, slots):
+            # As `stateless_fold_in` has it, whose first half needs no drawing at every step.
+            seed = step_seed if self.fixed_noise else tf.stack([fresh, i])
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(parameters)
-                surrogate = problem.bound(parameters, rows, seed, self.fixed_noise)[1]
-            # A family may have parts that play no part.
-            zero = tf.UnconnectedGradients.ZERO
-            gradients = tape.gradient(surrogate, parameters, unconnected_gradients=zero)
-            rate = state.rate * self._schedule(i)
-            age = tf.cast(i - state.began + 1, tf.float32)
-            parameters, slots = rule.update(parameters, gradients, slots, rate, age)
-            return i + 1, parameters, slots
+                tape.watch(vector)
+                surrogate = problem.bound(layout.nest(vector), rows, seed, self.fixed_noise)[1]
+            move, slots = rule.move(tape.gradient(surrogate, vector), slots)
+            rate = tf.gather(rates, i - state.step)
+            return i + 1, vector + rate * move, slots
 
-        loop = (state.step, state.parameters, state.slots)
-        _, parameters, slots = tf.while_loop(
+        loop = (state.step, state.vector, state.slots)
+        _, vector, slots = tf.while_loop(
             lambda i, *_: i < last, step, loop, parallel_iterations=1
         )
+        parameters = layout.nest(vector)
         bound = problem.bound(parameters, rows, check_seed, False)[0]
         finite = tf.math.is_finite(bound)
         better = finite & (bound > state.bound)
         gained = finite & (bound > state.bound + self.tolerance)
-        best = where_rows(better, parameters, state.best)
+        best = where_rows(better, vector, state.best)
         since = tf.where(gained, 0, state.since + 1)
         status = tf.where(finite, RUNNING, DIVERGED)
         began, rate = state.began, state.rate
         if self.patience is not None:
             # Queries that gained nothing go on from their best, more carefully.
-            parameters = where_rows(gained, parameters, best)
-            slots = where_rows(gained, slots, rule.slots(parameters))
+            vector = where_rows(gained, vector, best)
+            slots = where_rows(gained, slots, rule.slots(vector))
             began = tf.where(gained, began, last)
             rate = tf.where(gained, rate, 0.5 * rate)
             status = tf.where(finite & (since >= self.patience), CONVERGED, status)
-        parameters, again = problem.refresh(parameters, rows, last)
+        parameters, again = problem.refresh(layout.nest(vector), rows, last)
         again &= tf.equal(status, RUNNING)
         return state._replace(
             step=last,
-            parameters=parameters,
-            slots=where_rows(again, rule.slots(parameters), slots),
+            vector=layout.vector(parameters),
+            slots=where_rows(again, rule.slots(vector), slots),
             best=best,
             bound=tf.where(better, bound, state.bound),
             rate=tf.where(again, self.learning_rate, rate),
@@ -214,20 +219,31 @@ class FirstOrder:
             status=status,
         )
 
-    def _schedule(self, step):
+    def _rates(self, state):
+        """What a query's moves are multiplied by until its next check: [steps, B, 1]."""
+        steps = state.step + tf.range(self.check_every)
+        schedule = self._schedule(np.arange(self.num_steps + self.check_every))
+        factors = _RULES[self.rule].factors(len(schedule))
+        age = steps[:, tf.newaxis] - state.began
+        rates = state.rate * tf.gather(tf.constant(schedule, tf.float32), steps)[:, tf.newaxis]
+        return (rates * tf.gather(tf.constant(factors, tf.float32), age))[..., tf.newaxis]
+
+    def _schedule(self, step: np.ndarray) -> np.ndarray:
         """1 in the first half, then along a cosine to 0.05."""
-        share = tf.cast(step, tf.float32) / float(self.num_steps)
-        late = tf.clip_by_value(2.0 * share - 1.0, 0.0, 1.0)
-        return 0.05 + 0.95 * 0.5 * (1.0 + tf.cos(3.14159265 * late))
+        late = np.clip(2.0 * step / self.num_steps - 1.0, 0.0, 1.0)
+        return 0.05 + 0.95 * 0.5 * (1.0 + np.cos(np.pi * late))
 
 
 class _State(NamedTuple):
-    """A search; tensors [B, ...] but for the step, which all queries share."""
+    """A search; tensors [B, ...] but for the step, which all queries share.
+
+    `vector` [B, P] is where the queries are, `best` where they were at their best.
+    """
 
     step: tf.Tensor
-    parameters: tuple
+    vector: tf.Tensor
     slots: tuple
-    best: tuple
+    best: tf.Tensor
     bound: tf.Tensor
     rate: tf.Tensor
     since: tf.Tensor
@@ -268,42 +284,27 @@ def where_rows(chosen, yes, no):
     return tf.nest.map_structure(pick, yes, no)
 
 
-def _by_row(rate, part):
-    return tf.reshape(rate, [-1, *[1] * (part.shape.rank - 1)])
-
-
 class _Rule:
-    """How a step follows from gradients; gradients are of what is maximised."""
+    """How a step follows from gradients, which are of what is maximised; tensors [B, P]."""
 
     num_slots = 0
 
-    def slots(self, parameters):
-        """Fresh state: a tuple of nests."""
-        zeros = tf.nest.map_structure(tf.zeros_like, parameters)
-        return (zeros,) * self.num_slots
+    def slots(self, vector):
+        """Fresh state."""
+        return (tf.zeros_like(vector),) * self.num_slots
 
-    def update(self, parameters, gradients, slots, rate, age):
-        """One step; `rate` and `age` (steps since the state was fresh, from 1) are [B]."""
-        flat = [tf.nest.flatten(parameters), tf.nest.flatten(gradients)]
-        flat += [tf.nest.flatten(slot) for slot in slots]
-        moved = [
-            self.one(part, gradient, _by_row(rate, part), _by_row(age, part), *state)
-            for part, gradient, *state in zip(*flat, strict=True)
-        ]
-        columns = [
-            tf.nest.pack_sequence_as(parameters, list(column))
-            for column in zip(*moved, strict=True)
-        ]
-        return columns[0], tuple(columns[1:])
+    def factors(self, count: int) -> np.ndarray:
+        """What the learning rate is multiplied by 0, 1, ... steps after a fresh state."""
+        return np.ones([count])
 
-    def one(self, part, gradient, rate, age, *slots):
+    def move(self, gradient, slots):
+        """The step at learning rate 1, and the state after it."""
         raise NotImplementedError
 
 
 class _Sgd(_Rule):
-    def one(self, part, gradient, rate, age):
-        del age
-        return (part + rate * gradient,)
+    def move(self, gradient, slots):
+        return gradient, slots
 
 
 class _Adam(_Rule):
@@ -311,11 +312,15 @@ class _Adam(_Rule):
 
     num_slots = 2
 
-    def one(self, part, gradient, rate, age, mean, square):
+    def factors(self, count):
+        age = np.arange(1, count + 1)
+        return np.sqrt(1.0 - 0.999**age) / (1.0 - 0.9**age)
+
+    def move(self, gradient, slots):
+        mean, square = slots
         mean += 0.1 * (gradient - mean)
         square += 0.001 * (gradient**2 - square)
-        rate *= tf.sqrt(1.0 - 0.999**age) / (1.0 - 0.9**age)
-        return part + rate * mean / (tf.sqrt(square) + 1e-8), mean, square
+        return mean / (tf.sqrt(square) + 1e-8), (mean, square)
 
 
 class _RmsProp(_Rule):
@@ -323,10 +328,9 @@ class _RmsProp(_Rule):
 
     num_slots = 1
 
-    def one(self, part, gradient, rate, age, square):
-        del age
-        square += 0.1 * (gradient**2 - square)
-        return part + rate * gradient / (tf.sqrt(square) + 1e-7), square
+    def move(self, gradient, slots):
+        square = slots[0] + 0.1 * (gradient**2 - slots[0])
+        return gradient / (tf.sqrt(square) + 1e-7), (square,)
 
 
 class _Adadelta(_Rule):
@@ -334,11 +338,11 @@ class _Adadelta(_Rule):
 
     num_slots = 2
 
-    def one(self, part, gradient, rate, age, square, moves):
-        del age
+    def move(self, gradient, slots):
+        square, moves = slots
         square += 0.05 * (gradient**2 - square)
         move = gradient * tf.sqrt(moves + 1e-6) / tf.sqrt(square + 1e-6)
-        return part + rate * move, square, moves + 0.05 * (move**2 - moves)
+        return move, (square, moves + 0.05 * (move**2 - moves))
 
 
 _RULES = {"adam": _Adam(), "rmsprop": _RmsProp(), "adadelta": _Adadelta(), "sgd": _Sgd()}
@@ -371,30 +375,17 @@ class LBFGS:
         """
         del compact
         check_seed, fit_seed = search_seeds(seed)
-        shapes = [part.shape[1:] for part in tf.nest.flatten(parameters)]
-        sizes = [shape.num_elements() for shape in shapes]
-
-        def flat(parts):
-            rows = [
-                tf.reshape(part, [-1, size])
-                for part, size in zip(tf.nest.flatten(parts), sizes, strict=True)
-            ]
-            return tf.concat(rows, 1)
-
-        def nest(vector):
-            parts = [
-                tf.reshape(part, [-1, *shape])
-                for part, shape in zip(tf.split(vector, sizes, 1), shapes, strict=True)
-            ]
-            return tf.nest.pack_sequence_as(parameters, parts)
+        layout = Layout(parameters)
 
         def value_and_gradient(vector):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(vector)
-                estimate, surrogate = problem.bound(nest(vector), problem.rows, fit_seed, True)
+                estimate, surrogate = problem.bound(
+                    layout.nest(vector), problem.rows, fit_seed, True
+                )
             return -estimate, -tape.gradient(surrogate, vector)
 
-        start = flat(parameters)
+        start = layout.vector(parameters)
         first = problem.bound(parameters, problem.rows, check_seed, False)[0]
         result = tfp.optimizer.lbfgs_minimize(
             value_and_gradient,
@@ -403,7 +394,7 @@ class LBFGS:
             max_iterations=self.max_iterations,
         )
         # After a failed line search the position need not be where the value was.
-        bound = problem.bound(nest(result.position), problem.rows, check_seed, False)[0]
+        bound = problem.bound(layout.nest(result.position), problem.rows, check_seed, False)[0]
         lost = ~tf.math.is_finite(bound)
         kept = lost | ~(bound > first)
         steps = tf.fill(tf.shape(bound), result.num_iterations)
@@ -413,7 +404,7 @@ class LBFGS:
         status = tf.where(result.converged, CONVERGED, RUNNING)
         status = tf.where(lost, DIVERGED, status)
         return Found(
-            nest(tf.where(kept[:, tf.newaxis], start, result.position)),
+            layout.nest(tf.where(kept[:, tf.newaxis], start, result.position)),
             tf.where(kept, first, bound),
             steps,
             status if done is None else tf.where(done, CONVERGED, status),

@@ -160,7 +160,7 @@ def exported(matched, x, **options):
         path = serving.export(method, folder, schema=schema)
         impute = tf.saved_model.load(str(path)).signatures["impute"]
         x, observed = questions(x, 10)
-        times = []
+        times, clock = [], []
         for row in range(10):
             one = slice(row, row + 1)
             ask = {
@@ -171,9 +171,16 @@ def exported(matched, x, **options):
             }
             _, seconds, _ = timed(lambda ask=ask: impute(**ask), 10)
             times.append(seconds)
+            calls = []
+            for _ in range(10):
+                start = time.perf_counter()
+                impute(**ask)
+                calls.append(time.perf_counter() - start)
+            clock.append(min(calls))
     return {
         "ms, median of 10 queries": 1e3 * float(np.median(times)),
         "ms, largest": 1e3 * max(times),
+        "ms on the clock, median of 10 queries": 1e3 * float(np.median(clock)),
         **circumstances(),
     }
 
@@ -288,6 +295,8 @@ def markdown(told):
                 name = f"exported `impute`, {name}"
                 time = f"{cell['ms, median of 10 queries']:.1f} ms"
                 time += f" (largest {cell['ms, largest']:.0f})"
+                if (clock := cell.get("ms on the clock, median of 10 queries")) is not None:
+                    time += f"; {clock:.1f} ms on the clock"
                 rest = ["", ""]
             else:
                 time = f"{cell['CPU s']:.2f} s"

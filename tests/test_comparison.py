@@ -120,7 +120,7 @@ def test_methods_around_one_model_answer_the_same_questions(splits):
         ),
         ("BernoulliMask", "There is no method 'BernoulliMask'"),
         ("queryadaptiv", "Did you mean QueryAdaptive"),
-        ("runs/none", "it is no directory and so no run"),
+        ("runs/none", "It is no directory and so no run"),
         ("PosteriorMatching", "needs more than a model"),
     ],
 )
@@ -135,6 +135,12 @@ def test_a_method_that_would_answer_untrained_is_refused(splits):
     gin.bind_parameter("PosteriorMatching.partial_posterior_head", DiagonalGaussian(2))
     with pytest.raises(ValueError, match="would answer untrained"):
         contestants.named(["PosteriorMatching"], run_of(splits), splits.train)
+
+
+def test_a_part_of_another_kind_is_told_as_such(splits):
+    gin.bind_parameter("QueryAdaptive.family", "gaussian")
+    with pytest.raises(ValueError, match=r"^QueryAdaptive: QueryAdaptive.family is one of"):
+        contestants.named(["QueryAdaptive"], run_of(splits), splits.train)
 
 
 def test_settings_that_do_not_go_around_a_model_are_told_apart(splits):

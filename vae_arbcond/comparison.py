@@ -40,6 +40,7 @@ COLUMNS = {
     "coverage_90": ("coverage 90", "0.90"),
     "diversity": ("diversity", "> 0"),
     "converged": ("converged", "1"),
+    "diverged": ("diverged", "0"),
     "steps_a_query": ("steps", "lower"),
     "seconds_a_query": ("s / query", "lower"),
     "seconds_to_compile": ("s to compile", "lower"),
@@ -140,7 +141,7 @@ class Comparison:
     estimators: dict[str, str]
 
     def to_dict(self) -> dict:
-        """For a JSON file, which knows no NaN: what could not be told is None."""
+        """For a JSON file, which knows neither NaN nor infinity: these are None."""
         told = dataclasses.asdict(self)
         for own in told["scores"].values():
             own |= {k: None for k, v in own.items() if not math.isfinite(v)}
@@ -192,11 +193,22 @@ class Comparison:
             )
         if any(math.isnan(own.get(k, 0.0)) for own in scores.values()):
             notes.append("k > 0.7 could not be told from so few samples; take 25 or more.")
-        early = [name for name, own in scores.items() if own.get("converged", 1.0) < 0.9]
+        lost = [name for name, own in scores.items() if own.get("diverged", 0.0) > 0.0]
+        if lost:
+            notes.append(
+                f"Searches of {', '.join(lost)} diverged: of that share the best before is "
+                f"used. Lower the minimizer's learning_rate."
+            )
+        early = [
+            name
+            for name, own in scores.items()
+            if 1.0 - own.get("converged", 1.0) - own.get("diverged", 0.0) > 0.1
+        ]
         if early:
             notes.append(
-                f"Searches of {', '.join(early)} ran out of steps: converged is the share "
-                f"that did not. More steps (num_steps of the minimizer) may answer better."
+                f"Searches of {', '.join(early)} ran out of steps: they are what neither "
+                f"converged nor diverged. More steps (num_steps of the minimizer) may answer "
+                f"better."
             )
         return notes
 
@@ -315,13 +327,29 @@ def _score(method, asked, queries, guess, num_samples, seed, likelihood):
     if estimates is not None:
         found |= scoring.of_likelihoods(asked, scored, estimates)
     if isinstance(method, Searching):
-        search = method.search(asked.x, observed)
-        found["converged"] = float(np.mean(search.converged.numpy()))
-        found["steps_a_query"] = float(np.mean(search.steps.numpy()))
+        found |= _searches(method, asked.x, observed)
     found["seconds_a_query"] = seconds / len(scored)
     again = seconds * min(len(scored), ROWS_AT_ONCE) / len(scored)
     found["seconds_to_compile"] = max(first - again, 0.0)
     return found
+
+
+def _searches(method, x, observed):
+    """How searches went, of the queries that have anything to search by."""
+    parts = []
+    for start in range(0, len(x), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        told = method.search(x[rows], observed[rows])
+        parts.append([told.converged.numpy(), told.diverged.numpy(), told.steps.numpy()])
+    some = observed.reshape(len(observed), -1).any(1)
+    if not some.any():
+        return {}
+    converged, diverged, steps = (np.concatenate(p)[some] for p in zip(*parts, strict=True))
+    return {
+        "converged": float(converged.mean()),
+        "diverged": float(diverged.mean()),
+        "steps_a_query": float(steps.mean()),
+    }
 
 
 def _time(method, x, observed, num_samples, seed) -> float:

@@ -112,6 +112,8 @@ def _around_model(name, conditioner, train):
     try:
         made = cls(model=conditioner.model)
     except TypeError as error:
+        if "missing" not in str(error):
+            raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
         raise ValueError(
             f"{name} needs more than a model ({str(error).splitlines()[0]}). Train it with "
             f"arbcond-train and name its run directory, or bind what it lacks by --gin_param."
@@ -139,10 +141,10 @@ def _around_model(name, conditioner, train):
 def _no_such(name) -> str:
     """What to say of a name that is nothing."""
     known = [CLOSED_FORM, SEMI_AMORTISED, *baselines.NAMES, *AROUND_A_MODEL]
-    if "/" in name and name.split("/")[-1] not in AROUND_A_MODEL:
-        return f"There is no method {name!r}: it is no directory and so no run."
     plain = {one.lower(): one for one in known}
     near = difflib.get_close_matches(name.split("/")[-1].lower(), plain, n=1)
     hint = f" Did you mean {plain[near[0]]}?" if near else ""
+    if "/" in name and not near:
+        hint = " It is no directory and so no run."
     there_are = f"There are {', '.join(known)}, and run directories."
     return f"There is no method {name!r}.{hint} {there_are}"

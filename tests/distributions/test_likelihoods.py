@@ -486,6 +486,18 @@ class PairsTest(tf.test.TestCase):
         for pair, normal in zip(*told, strict=True):
             self.assertAllClose(pair, normal, rtol=1e-5, atol=1e-4)
 
+    def test_a_pair_s_gradients_have_the_shapes_of_its_parameters(self):
+        # Draws with an axis of their own, and rows of one likelihood for all.
+        loc, scale = tf.ones([4, 1, 3]), tf.fill([4, 1, 3], 2.0)
+        for x in (tf.zeros([5, 4, 1, 3]), tf.zeros([2, 3])):
+            got, want = [], []
+            for kind, into in ((NormalPair, got), (tfd.Normal, want)):
+                with tf.GradientTape() as tape:
+                    tape.watch([loc, scale])
+                    total = tf.reduce_sum(kind(loc, scale).log_prob(x))
+                into += tape.gradient(total, [loc, scale])
+            self.assertAllClose(got, want)
+
     def test_layers_side_by_side_say_what_they_say_alone(self):
         keras.utils.set_random_seed(0)
         layers = [keras.layers.Dense(2), keras.layers.Dense(3, bias_initializer="ones")]

@@ -17,7 +17,13 @@ class NormalPair(tfd.Normal):
     """
 
     def _log_prob(self, x):
-        return _log_density(self.loc - x, tf.convert_to_tensor(self.scale))
+        apart, scale = self.loc - x, tf.convert_to_tensor(self.scale)
+        same = apart.shape.rank is not None and apart.shape.rank == scale.shape.rank
+        if not same or apart.shape.as_list() != scale.shape.as_list():
+            # A gradient written by hand has one shape; summing it back is TensorFlow's work.
+            shape = tf.broadcast_dynamic_shape(tf.shape(apart), tf.shape(scale))
+            apart, scale = tf.broadcast_to(apart, shape), tf.broadcast_to(scale, shape)
+        return _log_density(apart, scale)
 
 
 @tf.custom_gradient

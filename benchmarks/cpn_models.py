@@ -37,40 +37,44 @@ def images_of(name, arguments):
     return tfds_images(name, str(SHARED), arguments.data_dir, binarise=0.5)
 
 
-def train(name, arguments):
-    """Posterior Matching around a VAE of two latents, into runs/cpn; once."""
+def fit(name, make, data, mask, num_steps, validate_every, arguments):
+    """(`make()` trained, facts of its training), from --runs where it is done."""
     folder = arguments.runs / name
     done = arguments.runs / f"{name}.trained.json"
-    if done.exists():
-        return
-    head = DiagonalGaussian
-    vae = VAE(2, networks.mlp(UNITS), head(2), networks.mlp(UNITS), Bernoulli())
-    began = time.process_time()
-    result = training.train(
-        run_dir=str(folder),
-        conditioner=PosteriorMatching(vae, networks.mlp(UNITS), head(2)),
-        data=images_of(name, arguments),
-        # As much as the questions show, and half.
-        mask=MixtureMask([BernoulliMask(p) for p in (0.05, 0.15, 0.5)], [1.0, 1.0, 1.0]),
-        num_steps=STEPS,
-        batch_size=BATCH,
-        optimizer=adam_cosine,
-        validate_every=1_000,
-        validation_samples=0,
-        patience=None,
-        resume=(folder / runs.SCHEMA).exists(),
-        verbose=0,
-    )
-    facts = {"steps": STEPS, "batch": BATCH, "CPU s": round(time.process_time() - began, 1)}
-    facts["metrics"] = {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
-    done.write_text(json.dumps(facts, indent=1))
+    if not done.exists():
+        began = time.process_time()
+        result = training.train(
+            run_dir=str(folder),
+            conditioner=make(),
+            data=images_of(data, arguments),
+            mask=mask,
+            num_steps=num_steps,
+            batch_size=BATCH,
+            optimizer=adam_cosine,
+            validate_every=validate_every,
+            validation_samples=0,
+            patience=None,
+            resume=(folder / runs.SCHEMA).exists(),
+            verbose=0,
+        )
+        facts = {"steps": num_steps, "batch": BATCH}
+        facts["CPU s"] = round(time.process_time() - began, 1)
+        facts["parameters"] = result.metrics["num_parameters"]
+        done.write_text(json.dumps(facts, indent=1))
+    return runs.load(folder).conditioner, json.loads(done.read_text())
 
 
 def trained(name, arguments):
-    """(Posterior Matching around the VAE, facts of its training)."""
-    train(name, arguments)
-    facts = json.loads((arguments.runs / f"{name}.trained.json").read_text())
-    return runs.load(arguments.runs / name).conditioner, facts
+    """(Posterior Matching around a VAE of two latents, facts of its training), runs/cpn."""
+
+    def make():
+        head = DiagonalGaussian
+        vae = VAE(2, networks.mlp(UNITS), head(2), networks.mlp(UNITS), Bernoulli())
+        return PosteriorMatching(vae, networks.mlp(UNITS), head(2))
+
+    # As much as the questions show, and half.
+    mask = MixtureMask([BernoulliMask(p) for p in (0.05, 0.15, 0.5)], [1.0, 1.0, 1.0])
+    return fit(name, make, name, mask, STEPS, 1_000, arguments)
 
 
 def questions(name, share, arguments, count=QUERIES):

@@ -19,6 +19,14 @@ METHODS = (
 INK = "#1f77b4"
 
 
+def evidence(x, observed):
+    """x [H, W], dark, with what is observed in colour, ink orange and paper blue: RGB."""
+    picture = np.repeat(x[..., np.newaxis], 3, -1) * 0.25
+    picture[observed & (x > 0.5)] = (1.0, 0.6, 0.1)
+    picture[observed & (x <= 0.5)] = (0.2, 0.45, 1.0)
+    return picture
+
+
 def draw(found, arguments):
     """Every picture whose results are there."""
     import matplotlib
@@ -66,11 +74,7 @@ def posteriors(cell, found, arguments, count=5):
     figure, axes = plt.subplots(count, 1 + len(labels), figsize=size, layout="constrained")
     levels = [0.05, 0.35, 0.7]  # of the highest density
     for row, q in zip(axes, chosen, strict=True):
-        picture = np.repeat(x[q].numpy()[..., np.newaxis], 3, -1) * 0.25
-        seen = observed[q].numpy()
-        picture[seen & (x[q].numpy() > 0.5)] = (1.0, 0.6, 0.1)
-        picture[seen & (x[q].numpy() <= 0.5)] = (0.2, 0.45, 1.0)
-        row[0].imshow(picture)
+        row[0].imshow(evidence(x[q].numpy(), observed[q].numpy()))
         low, high = exact.low[q].numpy(), exact.high[q].numpy()
         density = np.exp(exact.log_mass[q].numpy()).reshape(exact.points, -1).T
         ticks = [np.linspace(a, b, exact.points) for a, b in zip(low, high, strict=True)]

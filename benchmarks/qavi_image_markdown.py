@@ -2,6 +2,7 @@
 
 import numpy as np
 from cpn_markdown import table, wrap
+from cpn_models import BATCH
 from qavi_image_methods import (
     CORRECTED,
     DRAWS,
@@ -17,7 +18,6 @@ from qavi_image_methods import (
 from qavi_image_models import (
     AGAIN_STEPS,
     BANK,
-    BATCH,
     LATENTS,
     TITLES,
     UNITS,

@@ -2,15 +2,13 @@
 
 import dataclasses
 import gzip
-import json
-import time
 import warnings
 
 import numpy as np
 import tensorflow as tf
-from cpn_models import SHARED, images_of
+from cpn_models import SHARED, fit, images_of
 
-from vae_arbcond import networks, runs, training
+from vae_arbcond import networks
 from vae_arbcond.conditioners import PosteriorMatching, ReTunedEncoder
 from vae_arbcond.distributions import Bernoulli, DiagonalGaussian
 from vae_arbcond.masks import (
@@ -20,9 +18,8 @@ from vae_arbcond.masks import (
     RotatingHalfMask,
 )
 from vae_arbcond.models import VAE
-from vae_arbcond.optimizers import adam_cosine
 
-LATENTS, UNITS, BATCH = 10, (128,), 128
+LATENTS, UNITS, CHECK = 10, (128,), 2_000
 VAE_STEPS, AGAIN_STEPS = 10_000, 4_000  # of the VAE; of each encoder for a part of x
 BANK = 20_000  # free-form masks: each takes longer to draw than a step of training
 MASKS = {  # name: (generator, seed of QAVI's code, share that is seen)
@@ -63,39 +60,13 @@ def network():
     return networks.mlp(UNITS)
 
 
-def fit(name, make, mask, num_steps, arguments):
-    """(`make()` trained, facts of its training), from runs/qavi_images where it is done."""
-    folder = arguments.runs / name
-    done = arguments.runs / f"{name}.trained.json"
-    if not done.exists():
-        began = time.process_time()
-        result = training.train(
-            run_dir=str(folder),
-            conditioner=make(),
-            data=images_of("mnist", arguments),
-            mask=mask,
-            num_steps=num_steps,
-            batch_size=BATCH,
-            optimizer=adam_cosine,
-            validate_every=2_000,
-            validation_samples=0,
-            patience=None,
-            resume=(folder / runs.SCHEMA).exists(),
-            verbose=0,
-        )
-        facts = {"steps": num_steps, "CPU s": round(time.process_time() - began, 1)}
-        facts["parameters"] = result.metrics["num_parameters"]
-        done.write_text(json.dumps(facts, indent=1))
-    return runs.load(folder).conditioner, json.loads(done.read_text())
-
-
 def vae_of(arguments):
     """(The VAE whose decoder all methods use, facts of its training)."""
 
     def make():
         return VAE(LATENTS, network(), DiagonalGaussian(LATENTS), network(), Bernoulli())
 
-    return fit("vae", make, BernoulliMask(0.5), VAE_STEPS, arguments)
+    return fit("vae", make, "mnist", BernoulliMask(0.5), VAE_STEPS, CHECK, arguments)
 
 
 def encoder_of(label, mask_name, model, arguments):
@@ -120,7 +91,7 @@ def encoder_of(label, mask_name, model, arguments):
     def make():
         return kind(model, network(), DiagonalGaussian(LATENTS), train_model=False)
 
-    return fit(name, make, mask, AGAIN_STEPS, arguments)
+    return fit(name, make, "mnist", mask, AGAIN_STEPS, CHECK, arguments)
 
 
 def questions(mask_name, count, arguments):

@@ -12,6 +12,7 @@ import scipy.stats
 import tensorflow as tf
 from cpn_measures import Measures
 from cpn_models import questions, trained
+from cpn_pictures import evidence
 from qavi_image_methods import searched
 
 from vae_arbcond.conditioners import GridPosterior, QueryAdaptive
@@ -167,11 +168,7 @@ def draw_plane(rows, arguments):
     size = (1.55 * (1 + len(PLANE)), 1.62 * ROWS + 0.5)
     figure, axes = plt.subplots(ROWS, 1 + len(PLANE), figsize=size, layout="constrained")
     for i, row in enumerate(axes):
-        picture = np.repeat(x[i].numpy()[..., np.newaxis], 3, -1) * 0.25
-        seen = observed[i].numpy()
-        picture[seen & (x[i].numpy() > 0.5)] = (1.0, 0.6, 0.1)
-        picture[seen & (x[i].numpy() <= 0.5)] = (0.2, 0.45, 1.0)
-        row[0].imshow(picture)
+        row[0].imshow(evidence(x[i].numpy(), observed[i].numpy()))
         low, high = exact.low[i].numpy(), exact.high[i].numpy()
         mass = np.exp(exact.log_mass[i].numpy()).reshape(exact.points, -1).T
         ticks = [np.linspace(a, b, exact.points) for a, b in zip(low, high, strict=True)]

@@ -75,6 +75,17 @@ class OverFeaturesTest(tf.test.TestCase):
         self.assertAllEqual(value, [3.0, 2.0, 0.0])
         self.assertAllEqual(tape.gradient(value, each), [[1.0, 2.0]])
 
+    def test_a_feature_of_the_subset_may_stand_for_several(self):
+        loc = tf.random.stateless_normal([2, 4, 3], [0, 0])
+        features = tf.constant([[[True]] * 4, [[False], [True]] * 2])
+        told = []
+        for mask in (features, tf.tile(features, [1, 1, 3])):
+            with tf.GradientTape() as tape:
+                tape.watch(loc)
+                value = over_features(tfd.Normal(loc, 1.0), mask).log_prob(tf.zeros([2, 4, 3]))
+            told.append((value, tape.gradient(value, loc)))
+        self.assertAllClose(*told)
+
 
 class Given(Handmade):
     """Log-densities as they are given, whatever x is."""

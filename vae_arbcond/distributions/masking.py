@@ -72,6 +72,9 @@ def _sum_over(each, counted, axes):
     if not each.shape[-counted.shape.rank :].is_compatible_with(counted.shape):
         shape = tf.broadcast_dynamic_shape(tf.shape(each), tf.shape(counted))
         each = tf.broadcast_to(each, shape)
+        features = tf.shape(each)[-len(axes) :]
+        rows = tf.shape(counted)[: counted.shape.rank - len(axes)]
+        counted = tf.broadcast_to(counted, tf.concat([rows, features], 0))
 
     @tf.custom_gradient
     def total(each):

@@ -4,6 +4,9 @@
 of the time. Here the loop is compiled once a table and method, and the five splits share it.
 """
 
+import hashlib
+import json
+
 import numpy as np
 import tensorflow as tf
 
@@ -36,6 +39,7 @@ SETTINGS = {  # for all tables and variants
     "mask_copies": 3,
     "validation_samples": 25,
 }
+DIGEST = hashlib.sha256(json.dumps(SETTINGS, sort_keys=True).encode()).hexdigest()[:8]
 MASK = BernoulliMask(0.8)  # The paper's: hidden with probability 0.2.
 _fold_in = tf.random.experimental.stateless_fold_in
 
@@ -77,6 +81,9 @@ class Fitter:
         self.variables = self.method.variables_to_train()
         self.method.optimizer.build(self.variables)
         self.averages = [tf.Variable(v.value, trainable=False) for v in self.variables]
+        # A variable: a tuple would be compiled in, and every split have the first one's noise.
+        self.noise_seed = tf.Variable([0, 1], trainable=False, dtype=tf.int32)
+        self.method.train_seed = self.noise_seed
         size = [None, spec.num_features]
         self._compiled = tf.function(
             self._steps,
@@ -124,7 +131,8 @@ class Fitter:
           seed: of weights, order, masks and noise.
 
         Returns:
-          The best validation IWAE (nats a hidden cell), its step and the last step.
+          The best validation IWAE (nats a hidden cell), its step, the last step, and what
+          tells whether a result is of the settings here.
         """
         self.method.set_weights(self._fresh(seed).get_weights())
         for variable in self.method.optimizer.variables:
@@ -133,7 +141,7 @@ class Fitter:
             variable.assign(tf.zeros_like(variable))
         for average, variable in zip(self.averages, self.variables, strict=True):
             average.assign(variable.value)
-        self.method.train_seed = (seed, 1)
+        self.noise_seed.assign([seed, 1])
         x = tf.constant(limited(data.train.x, self.spec))
         present = tf.constant(data.train.present)
         question = self._question(data.valid, seed)
@@ -156,7 +164,12 @@ class Fitter:
                 break
             self._assign(raw)
         self.method.set_weights(weights)
-        return {"validation": best, "best_step": best_step, "steps": first + every}
+        return {
+            "validation": best,
+            "best_step": best_step,
+            "steps": first + every,
+            "settings": DIGEST,
+        }
 
     def impute(self, x, observed, count: int, seed: int) -> np.ndarray:
         """Means of the decoder [S, N, D] for draws of z; observed cells as they were."""

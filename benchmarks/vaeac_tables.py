@@ -6,7 +6,8 @@
 The protocol is in `vaeac_protocol.py`, the networks in `vaeac_networks.py`, the paper's
 figures in `vaeac_paper.py`, the data in ../shared/data. Every cell (table, method, split) is
 added to the JSON file as soon as it is there; what the file has is not run again without
---again, so a run can be interrupted and goes on where it was. --small completes a small
+--again, so a run can be interrupted and goes on where it was; networks of other settings than
+today's are. --small completes a small
 Gaussian table with the library's own configuration and compares with what is best.
 """
 
@@ -106,12 +107,20 @@ def cell(part, seed, method, fitter):
     }
 
 
+def _stale(method, cells, seed):
+    """Whether a cell is missing, or of a network that was trained with other settings."""
+    from vaeac_networks import DIGEST
+
+    told = cells.get(str(seed))
+    return told is None or (method in NETWORKS and told.get("settings") != DIGEST)
+
+
 def run_table(name, options, found, save):
     """Runs what is asked for of one table and is not there yet."""
     table = protocol.load(name)
     for method in options.methods:
         cells = found["cells"].setdefault(name, {}).setdefault(method, {})
-        wanted = [s for s in options.splits if options.again or str(s) not in cells]
+        wanted = [s for s in options.splits if options.again or _stale(method, cells, s)]
         fitter = None
         for seed in wanted:
             part = protocol.split(table, seed)

@@ -130,7 +130,7 @@ class Trainable(keras.Model):
         step = self.optimizer.iterations
         context = tf.distribute.get_replica_context()
         seed = tf.random.experimental.stateless_fold_in(
-            tf.constant(self.train_seed, tf.int32), step
+            tf.convert_to_tensor(self.train_seed, tf.int32), step
         )
         seed = tf.random.experimental.stateless_fold_in(seed, context.replica_id_in_sync_group)
         players = self.players()

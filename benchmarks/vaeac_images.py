@@ -266,7 +266,7 @@ def score_um(arguments, name="um", title="UM"):
     def mixture(x, observed, target, i):
         return method.log_likelihood(x, observed, target, ORDERS, [i, 11]).value
 
-    # The order is a latent variable of this model, so that several bound its likelihood better.
+    # The order is a latent variable of this model: several bound its likelihood better.
     label = f"{title}, chain rule in {ORDERS} random orders"
     score(arguments, label, mixture, images, 100)
 

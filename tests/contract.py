@@ -533,6 +533,24 @@ class TrainableContract(_Contract):
             step = tf.function(trainable.train_step, jit_compile=True, autograph=False)
             self.assertIn("ENTRY", step.experimental_get_compiler_ir(batch)(stage="hlo"))
 
+    @pytest.mark.slow
+    def test_networks_in_bfloat16_take_a_training_step(self):
+        x, observed = self.inputs()
+        batch = (tf.constant(x), tf.ones_like(observed), tf.constant(observed))
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16")  # What --precision does.
+        try:
+            for stage in self.make().stages():
+                trainable = stage.trainable
+                trainable.optimizer = optimizers.adam()
+                trainable.optimizer.build(trainable.variables_to_train())
+                step = tf.function(trainable.train_step, autograph=False)
+                loss = step(batch)["loss"]
+                self.assertEqual(loss.dtype, tf.float32)
+                self.assertTrue(np.isfinite(loss))
+        finally:
+            keras.config.set_dtype_policy(before)
+
 
 class OracleContract(_Contract):
     """Mixin beside a density contract: a method on a model whose conditionals are known.

@@ -199,3 +199,17 @@ def test_networks_that_do_not_fit_are_refused():
         SkipConvDecoder((2, 2), patch=2)
     with pytest.raises(ValueError, match=r"patch must be a whole number"):
         SkipConvEncoder((2, 2), patch=0)
+    for one, other in ((1, 2), (2, 1)):
+        states = SkipConvEncoder((4, 4), patch=one)(noise(1, 8, 8, 1))[1]
+        with pytest.raises(ValueError, match="Give both the same patch"):
+            SkipConvDecoder((4, 4), patch=other).prepare(states)
+    with pytest.raises(ValueError, match=r"filters\[1\] must be a whole number"):
+        SkipConvEncoder((2, 0))
+    with pytest.raises(ValueError, match="filters is empty"):
+        SkipConvDecoder(())
+    with pytest.raises(ValueError, match="blocks must be a whole number, 0 or more"):
+        SkipConvDecoder((2, 2), blocks=-1)
+    with pytest.raises(ValueError, match="depth must be a whole number"):
+        SkipMlpDecoder(8, 0)
+    with pytest.raises(ValueError, match=r"is for images, .*use SkipMlpEncoder"):
+        SkipConvEncoder((2, 2))(noise(4, 3))

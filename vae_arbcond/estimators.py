@@ -170,11 +170,13 @@ def predictive(log_p_target: tf.Tensor) -> Estimate:
 def certain_where(certain: tf.Tensor, estimate: Estimate) -> Estimate:
     """The estimate with log-likelihood 0 and no error where bool [B] says so.
 
-    For rows with an empty target under a proposal that weighs z even then.
+    For rows with an empty target under a proposal that weighs z even then. Their weights have
+    no tail to be warned of, as in `exact`; `ess` stays that of the samples.
     """
     return estimate._replace(
         value=tf.where(certain, 0.0, estimate.value),
         stderr=tf.where(certain, 0.0, estimate.stderr),
+        pareto_k=tf.where(certain, 0.0, estimate.pareto_k),
     )
 
 

@@ -75,6 +75,20 @@ def check_positive(owner, **values) -> None:
             )
 
 
+def check_shares(owner, **values) -> None:
+    """Refuses constructor arguments that are no numbers from 0 to 1.
+
+    Raises:
+      ValueError: names the class, the argument and the value.
+    """
+    for name, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and 0.0 <= value <= 1.0):
+            raise ValueError(
+                f"{type(owner).__name__}.{name} is a share from 0 to 1, got {value!r}."
+            )
+
+
 def check_sizes(owner, **values) -> None:
     """Refuses constructor arguments that are no whole numbers of at least 1.
 

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from contract import ArbitraryConditionerContract, TrainableContract
+from scipy import special
 
 from vae_arbcond import networks, training
 from vae_arbcond.conditioners import (
@@ -74,6 +76,67 @@ def test_the_reconstruction_error_is_eq_12_by_hand():
     np.testing.assert_allclose(got[:, 1], 0.2 * entropy + 0.8 * squares, rtol=1e-5)
     # Numbers enter by their range, six standard deviations until rows are seen.
     np.testing.assert_allclose(got[:, 0], (6.0 * (code - made)[:, 0]) ** 2, rtol=1e-5)
+
+
+def test_the_two_players_terms_are_those_of_the_paper_by_hand():
+    method = gain(MIXED, hint_rate=1.0)  # The hint is then the mask itself.
+    x, present, observed = question()
+    terms = method.loss_terms(x, present, observed, SEED, None, True)
+    seen = present & observed
+    code = method.encode(x, seen)
+    noise_seed = tfp.random.split_seed(SEED, n=2)[0]
+    noise = tf.random.stateless_uniform(code.shape, noise_seed, 0.0, method.noise_scale)
+    made, logs = method.generate(code, seen, noise)
+    each = tf.gather(seen, method.owner, axis=-1)  # One entry a feature, one a code.
+    told = method.tell(tf.where(each, code, made), tf.cast(seen, tf.float32))
+    chance = special.expit(told.numpy().astype(float))  # That a feature was observed.
+    seen = seen.numpy()
+    caught = -np.log(np.where(seen, chance, 1.0 - chance)).mean(-1)
+    passed = np.where(seen, 0.0, -np.log(chance)).mean(-1)
+    error = np.where(seen, method.reconstruction(code, made, logs), 0.0).mean(-1)
+    np.testing.assert_allclose(terms["discriminator"], caught, rtol=1e-4)
+    np.testing.assert_allclose(terms["adversarial"], passed, rtol=1e-4)
+    np.testing.assert_allclose(terms["reconstruction"], 10.0 * error, rtol=1e-4)
+
+
+def test_a_count_weighs_no_more_than_a_number_when_the_best_step_is_chosen():
+    method = gain(MIXED)
+    x, present, _ = (part.numpy() for part in question())
+    x[:, 2] *= 1000.0
+    method.adapt(x, present)
+    errors = {}
+    for d in (0, 2):
+        shown = np.ones_like(present)
+        shown[:, d] = False
+        asked = map(tf.constant, (x, present, shown))
+        told = method.validation_terms(*asked, SEED)
+        errors[d] = float(np.mean(told["imputation_error"]))
+    # In x's own unit the counts' error would be a million times the numbers'.
+    assert errors[2] < 50.0 * errors[0]
+
+
+def test_a_constant_column_is_filled_with_its_constant():
+    method = gain(DataSpec((2,)))
+    x = np.array([[7.0, 0.0], [7.0, 1.0], [7.0, 3.0]], np.float32)
+    method.adapt(x, np.ones_like(x, bool))
+    draws = method.impute(x, np.zeros(x.shape, bool), 5, SEED).numpy()
+    np.testing.assert_array_equal(draws[..., 0], 7.0)
+    everything = tf.ones(x.shape, tf.bool)
+    terms = method.loss_terms(tf.constant(x), everything, everything, SEED, None, True)
+    assert all(np.isfinite(term).all() for term in terms.values())
+
+
+def test_bfloat16_does_not_round_the_ends_of_a_range():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        method = gain(DataSpec((2,)))
+    finally:
+        keras.config.set_dtype_policy(before)
+    x = np.array([[1.001, 5.0], [1.003, 6.0]], np.float32)
+    method.adapt(x, np.ones_like(x, bool))
+    draws = method.impute(x, np.zeros(x.shape, bool), 5, SEED).numpy()[..., 0]
+    assert draws.min() > 1.0009 and draws.max() < 1.0031  # bfloat16 knows 1 and 1.0078.
 
 
 def test_what_the_mask_hides_plays_no_part_in_training():
@@ -188,6 +251,7 @@ def test_a_likelihood_asked_of_it_is_a_sentence():
     [
         ({"alpha": 0.0}, "alpha must be a number above 0"),
         ({"hint_rate": 1.5}, "hint_rate is a share from 0 to 1, got 1.5"),
+        ({"cross_entropy": "half"}, "cross_entropy is a share from 0 to 1, got 'half'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):

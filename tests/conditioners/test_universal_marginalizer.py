@@ -48,6 +48,28 @@ def test_a_fixed_order_s_likelihood_is_the_chain_rule_by_hand(order):
     np.testing.assert_array_equal(estimate.stderr, np.zeros(3))
 
 
+@pytest.mark.parametrize("random_order", [True, False])
+def test_a_draw_shows_the_network_what_it_drew_before(random_order):
+    method = marginalizer(random_order=random_order)
+    asked, seen, marginals = [], [], method.marginals
+
+    def watch(x, observed):
+        asked.append(observed.numpy())
+        seen.append(np.where(observed, x, 0.0))
+        return marginals(x, observed)
+
+    method.marginals = watch
+    x = tf.constant([[1.0, 0.0, 0.0, 0.0]] * 6)
+    observed = tf.constant([[True, False, False, False]] * 6)
+    draws = method._impute(x, observed, tf.constant(1), tf.constant([0, 1])).numpy()[0]
+    # A mask a step, each with one feature more: 1, 2 and 3 of four are known (Eq. 11).
+    assert [mask.sum(-1).tolist() for mask in asked[:3]] == [[1] * 6, [2] * 6, [3] * 6]
+    for mask, known in zip(asked[:3], seen[:3], strict=True):
+        np.testing.assert_array_equal(known, np.where(mask, draws, 0.0))
+    firsts = {tuple(row) for row in asked[1].tolist()}
+    assert (len(firsts) > 1) == random_order  # Rows have orders of their own, or one.
+
+
 def test_random_orders_average_the_densities_of_every_order():
     method = marginalizer(3)
     x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)

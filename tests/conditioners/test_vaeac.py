@@ -80,6 +80,27 @@ def test_the_regulariser_is_the_log_density_of_eq_8_but_for_constants():
     np.testing.assert_allclose(got[0] - got[1], want[0] - want[1], rtol=1e-5)
 
 
+def test_the_regulariser_is_added_to_the_log_likelihood():
+    x, present, observed = question()
+    method = vaeac(scale_weight=0.5)
+    terms = method.loss_terms(x, present, observed, SEED, None, True)
+    want = method.regulariser(method.prior(x, observed & present)[0])
+    # The loss is the negative: it must grow where the prior's parameters become unlikely.
+    np.testing.assert_allclose(terms["regulariser"], -want, rtol=1e-5)
+
+
+def test_the_proposal_sees_what_is_hidden_and_that_it_is_hidden():
+    x, present, observed = question()
+    method, everything = vaeac(), tf.ones_like(observed)
+    q = method.proposal(x, observed, everything)
+    for other in (
+        method.proposal(x, ~observed, everything),  # the same x, another question
+        method.proposal(tf.where(observed, x, x + 1.0), observed, everything),
+        method.proposal(x, observed, present),  # features that are missing altogether
+    ):
+        assert np.abs(q.mean() - other.mean()).max() > 1e-3
+
+
 def two_modes(alpha):
     """Draws of x, which is -1 or 1, from a network trained with a weight alpha."""
     method = vaeac(1, SharedScaleNormal(initial_scale=0.3), 32, 1, alpha=alpha)
@@ -122,6 +143,16 @@ def test_the_deterministic_network_has_one_answer():
     np.testing.assert_array_equal(means, np.broadcast_to(means[:1], means.shape))
     estimate = method.log_likelihood(x, observed, ~observed, 30, [0, 1])
     np.testing.assert_allclose(estimate.stderr, 0.0, atol=1e-5)
+
+
+def test_the_deterministic_network_trains_without_noise():
+    x, present, observed = question()
+    method = vaeac(alpha=0.0, deterministic=True)
+    one, two = (
+        method.loss_terms(x, present, observed, tf.constant(seed), None, True)["gsnn"]
+        for seed in ([0, 1], [2, 3])
+    )
+    np.testing.assert_array_equal(one, two)
 
 
 def test_the_two_estimators_agree():
@@ -204,14 +235,25 @@ def test_what_the_generator_takes_from_the_prior_network_is_computed_once_a_row(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"alpha": 1.5}, "alpha is a weight from 0 to 1, got 1.5"),
+        ({"alpha": 1.5}, "alpha is a share from 0 to 1, got 1.5"),
         ({"deterministic": True}, "set alpha = 0"),
-        ({"latent_size": 0}, "latent_size must be at least 1"),
+        ({"latent_size": 0}, "latent_size must be a whole number, 1 or more, got 0"),
+        ({"mean_scale": 0.0}, "mean_scale must be a number above 0"),
+        ({"scale_weight": -1.0}, "scale_weight must be a number above 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         vaeac(**options)
+
+
+def test_networks_without_states_are_refused_by_name():
+    dense = networks.mlp((8,))
+    with pytest.raises(TypeError, match=r"has no prepare.*Use SkipMlpDecoder"):
+        VAEAC(2, SkipMlpEncoder(8, 2), dense, dense, MixedColumns())
+    method = VAEAC(2, dense, dense, SkipMlpDecoder(8, 2), MixedColumns())
+    with pytest.raises(TypeError, match=r"must return \(h, states\).*Use SkipMlpEncoder"):
+        method.create_variables(DataSpec((3,)))
 
 
 def test_networks_of_different_depths_are_refused():

@@ -17,15 +17,15 @@ from vae_arbcond.conditioners import sampling
 from vae_arbcond.conditioners.base import ArbitraryConditioner
 from vae_arbcond.models.base import Player
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import LARGEST_COUNT, check_positive, expand_features
+from vae_arbcond.shapes import LARGEST_COUNT, check_positive, check_shares, expand_features
 
 
 @register
 class GAIN(ArbitraryConditioner):
     """The generator fills the holes; the discriminator tells what was filled.
 
-    It trains on `present & observed` and on nothing else: what the mask hides is never looked
-    at, as if it were missing from the data. The reconstruction error scores what is seen, the
+    It trains on `present & observed`: what the mask hides is as if it were missing from the
+    data, but for the ranges below. The reconstruction error scores what is seen, the
     adversarial terms only ask whether a value was seen. So with rows that are mostly hidden it
     learns little (VAEAC, D.4), and with rows without gaps the training mask must hide some.
 
@@ -34,8 +34,9 @@ class GAIN(ArbitraryConditioner):
     are weights of the method; counts the same on a logarithmic scale; levels as one-hot
     vectors. A sigmoid and a softmax keep the generator there, so that the noise is small
     whatever the data, and no imputation leaves the range of the training values. The
-    reconstruction error of a number is in x's own unit, standard deviations: with `alpha` 10
-    that came nearer to VAEAC's Table 7 on boston than units of the range did.
+    reconstruction error of a number is in x's own unit, standard deviations, that of a count
+    in units of log(1 + count): with `alpha` 10 that came nearer to VAEAC's Table 7 on boston
+    than units of the range did.
 
     A draw differs from the next by the noise in the holes alone. Its levels are those with the
     largest output.
@@ -66,9 +67,7 @@ class GAIN(ArbitraryConditioner):
     ):
         super().__init__(name=name)
         check_positive(self, alpha=alpha, noise_scale=noise_scale)
-        for argument, value in (("hint_rate", hint_rate), ("cross_entropy", cross_entropy)):
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"GAIN.{argument} is a share from 0 to 1, got {value!r}.")
+        check_shares(self, hint_rate=hint_rate, cross_entropy=cross_entropy)
         self.generator, self.discriminator = generator, discriminator
         self.alpha, self.hint_rate = alpha, hint_rate
         self.cross_entropy, self.noise_scale = cross_entropy, noise_scale
@@ -140,17 +139,13 @@ class GAIN(ArbitraryConditioner):
         Of a column with levels, (cross_entropy x -X log x' + (1 - cross_entropy) (X - x')^2)
         / K, summed over its K levels: each column counts alike.
         """
-        squares = tf.square(code - made)
+        numbers = self._squares(code, made)
         if self.feature_ndims == 2:
-            return tf.reduce_mean(squares * tf.square(self._range()), -1)
-        numbers = squares[..., : len(self.real)] * tf.square(self._range())
-        if not self.sizes:
-            return numbers
-        _, *squares = tf.split(squares, [len(self.real), *self.sizes], -1)
-        truths = tf.split(code, [len(self.real), *self.sizes], -1)[1:]
+            return tf.reduce_mean(numbers, -1)
         share, columns = self.cross_entropy, []
-        for square, truth, log in zip(squares, truths, logs, strict=True):
-            each = (1.0 - share) * square - share * truth * log
+        levels = zip(self._levels(code), self._levels(made), logs or [], strict=True)
+        for truth, part, log in levels:
+            each = (1.0 - share) * tf.square(truth - part) - share * truth * log
             columns.append(tf.reduce_mean(each, -1, keepdims=True))
         return tf.gather(tf.concat([numbers, *columns], -1), self.back, axis=-1)
 
@@ -168,22 +163,22 @@ class GAIN(ArbitraryConditioner):
     def validation_terms(self, x, present, observed, seed):
         """Error of the mean of four draws of what is hidden and present, by feature: [B].
 
-        Squares in x's own unit for a number, half the squared distance of one-hot vectors for
-        levels. Neither player's loss says how good imputations are. The mean over rows is the
-        mean over all that is hidden.
+        Squares for a number, in the unit of the reconstruction error; half the squared
+        distance of one-hot vectors for levels. Neither player's loss says how good imputations
+        are. The mean over rows is the mean over all that is hidden.
         """
         seen, hidden = present & observed, present & ~observed
         code, truth = self.encode(x, seen), self.encode(x, present)
         made = 0.0
         for one in tf.unstack(tfp.random.split_seed(seed, n=4), 4):
             made += self.generate(code, seen, self._noise(tf.shape(code), one))[0] / 4.0
-        squares = tf.square(self._numbers(truth) - self._numbers(made))
+        numbers = self._squares(truth, made)
         if self.feature_ndims == 2:
-            error = tf.reduce_mean(squares, -1)
+            error = tf.reduce_mean(numbers, -1)
         else:
             pairs = zip(self._levels(truth), self._levels(made), strict=True)
             levels = [tf.reduce_sum(tf.square(a - b), -1, True) / 2.0 for a, b in pairs]
-            error = tf.gather(tf.concat([squares, *levels], -1), self.back, axis=-1)
+            error = tf.gather(tf.concat([numbers, *levels], -1), self.back, axis=-1)
         hidden = tf.cast(hidden, tf.float32)
         axes = list(range(1, hidden.shape.rank))
         share = tf.cast(tf.shape(x)[0], tf.float32) / tf.maximum(tf.reduce_sum(hidden), 1.0)
@@ -247,10 +242,10 @@ class GAIN(ArbitraryConditioner):
         x = tf.where(expand_features(seen, x), x, 0.0)
         if self.feature_ndims == 2:
             pixels = x if self.spec.event_shape else x[..., tf.newaxis]
-            return tf.where(self._each(seen), (pixels - self.low) / self._range(), 0.0)
+            return tf.where(self._each(seen), self._shares(pixels), 0.0)
         numbers = tf.gather(x, np.array(self.real, np.int32), axis=-1)
         numbers = tf.where(self.counts, tf.math.log1p(tf.maximum(numbers, 0.0)), numbers)
-        numbers = (numbers - self.low) / self._range()
+        numbers = self._shares(numbers)
         pieces = [
             tf.one_hot(tf.cast(x[..., d], tf.int32), size)
             for d, size in zip(self.categorical, self.sizes, strict=True)
@@ -292,8 +287,17 @@ class GAIN(ArbitraryConditioner):
         return tf.concat([code, features], -1)
 
     def _range(self):
-        width = tf.convert_to_tensor(self.high) - self.low
-        return tf.where(width > 0.0, width, 1.0)
+        return tf.convert_to_tensor(self.high) - self.low
+
+    def _shares(self, numbers):
+        """Numbers as shares of their range, 0 at its lower end; of a single value, 0."""
+        return tf.math.divide_no_nan(numbers - self.low, self._range())
+
+    def _squares(self, code, made):
+        """Squared differences of the numbers of two codes, in their own unit: [..., R]."""
+        gap = code - made
+        gap = gap[..., : len(self.real)] if self.feature_ndims == 1 else gap
+        return tf.square(gap * self._range())
 
     def build_for(self, spec):
         if self.spec == spec:
@@ -324,6 +328,7 @@ class GAIN(ArbitraryConditioner):
                 shape=numbers,
                 initializer=keras.initializers.Constant(end),
                 trainable=False,
+                autocast=False,  # Ends of a range are data: not for bfloat16 to round.
                 name=name,
             )
             for name, end in zip(("low", "high"), ends, strict=True)

@@ -83,8 +83,9 @@ class UniversalMarginalizer(DensityConditioner):
         """
         del step, training
         hidden = present & ~observed
-        count, position = _count(hidden), self._position(hidden, seed)
-        shown = self._shown(hidden, seed)
+        order_seed, shown_seed = sampling.split(seed)
+        count, position = _count(hidden), self._position(hidden, order_seed)
+        shown = self._shown(hidden, shown_seed)
         hidden &= position >= shown
         marginals = self.marginals(x, present & ~hidden)
         if self.objective == "marginals":
@@ -164,9 +165,8 @@ class UniversalMarginalizer(DensityConditioner):
         if self.random_order:
             nothing = ~tf.reduce_any(target, axes)
             return estimators.certain_where(nothing, estimators.importance(log_p))
-        zeros = tf.zeros_like(log_p[0])
         non_finite = tf.cast(~tf.math.is_finite(log_p[0]), tf.float32)
-        return Estimate(log_p[0], zeros, zeros + 1.0, zeros, non_finite)
+        return estimators.exact(log_p[0], num_samples)._replace(non_finite=non_finite)
 
     def _impute(self, x, observed, num_samples, seed):
         def draw(count, i):

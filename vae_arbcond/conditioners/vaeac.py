@@ -13,7 +13,7 @@ from vae_arbcond.conditioners.base import Inference, LatentConditioner, check_hi
 from vae_arbcond.distributions import DiagonalGaussian, over_features
 from vae_arbcond.networks import MaskedInput
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import expand_features
+from vae_arbcond.shapes import check_positive, check_shares, check_sizes, expand_features
 
 tfd = tfp.distributions
 
@@ -60,15 +60,22 @@ class VAEAC(LatentConditioner):
         name: str | None = None,
     ):
         super().__init__(None, correct_draws=False, name=name)
-        if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"alpha is a weight from 0 to 1, got {alpha}.")
+        check_shares(self, alpha=alpha)
         if deterministic and alpha:
             raise ValueError(
                 f"A deterministic network has no variational bound to weigh: set alpha = 0 "
                 f"(got {alpha}) or deterministic = False."
             )
-        if latent_size < 1:
-            raise ValueError(f"latent_size must be at least 1, got {latent_size}.")
+        check_sizes(self, latent_size=latent_size)
+        check_positive(self, mean_scale=mean_scale, min_scale=min_scale)
+        if scale_weight:  # 0 leaves the standard deviations alone.
+            check_positive(self, scale_weight=scale_weight)
+        if not hasattr(generative_network, "prepare"):
+            raise TypeError(
+                f"VAEAC.generative_network takes z and what the prior network knows of the "
+                f"row, which a {type(generative_network).__name__} does not: it has no "
+                f"prepare(states). Use SkipMlpDecoder, LayeredDecoder or SkipConvDecoder."
+            )
         self.inputs_layer = MaskedInput()
         self.prior_network, self.proposal_network = prior_network, proposal_network
         self.generative_network = generative_network
@@ -86,7 +93,14 @@ class VAEAC(LatentConditioner):
 
     def prior(self, x, observed):
         """p(z | x_o), batch_shape [B], and what the generative network needs of x_o."""
-        h, states = self.prior_network(self.inputs_layer(x, observed))
+        known = self.prior_network(self.inputs_layer(x, observed))
+        if not isinstance(known, tuple | list):
+            raise TypeError(
+                f"VAEAC.prior_network must return (h, states), for the generative network "
+                f"reuses its states; a {type(self.prior_network).__name__} returns h alone. "
+                f"Use SkipMlpEncoder, LayeredEncoder or SkipConvEncoder."
+            )
+        h, states = known
         return self.prior_head(h), self.generative_network.prepare(states)
 
     def proposal(self, x, observed, present) -> tfd.Distribution:
@@ -127,9 +141,12 @@ class VAEAC(LatentConditioner):
         return terms
 
     def regulariser(self, prior) -> tf.Tensor:
-        """log N(mean | 0, mean_scale) + log Gamma(stddev | 2, .) but for constants: [B].
+        """-|mean|^2 / (2 mean_scale^2) + scale_weight (log stddev - stddev), over z: [B].
 
-        VAEAC, Eq. 8: -|mean|^2 / (2 mean_scale^2) + scale_weight (log stddev - stddev).
+        The terms that VAEAC, 4.3.2, names below Eq. 8: but for constants, the logs of
+        N(mean | 0, mean_scale) and of a Gamma density of the standard deviation with shape
+        1 + scale_weight and rate scale_weight. (The Gamma in Eq. 8 has shape 2 instead; with
+        a weight of 1e-4 neither does more than keep scales from growing without end.)
         """
         scale = prior.stddev()
         each = -tf.square(prior.mean() / self.mean_scale) / 2.0

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from vae_arbcond.registry import register
-from vae_arbcond.shapes import check_sizes
+from vae_arbcond.shapes import check_counts, check_sizes
 from vae_arbcond.skip_networks.samples import add_rows, small
 
 
@@ -57,7 +57,7 @@ class SkipConvEncoder(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        check_sizes(self, patch=patch)
+        _check(self, filters, blocks, patch)
         self.patch = patch
         self.enter = [keras.layers.Conv2D(f, 3, padding="same") for f in filters]
         self.stages = [
@@ -68,6 +68,11 @@ class SkipConvEncoder(keras.layers.Layer):
         self.flatten = keras.layers.Flatten()
 
     def build(self, input_shape):
+        if len(input_shape) != 4:
+            raise ValueError(
+                f"SkipConvEncoder is for images, [N, H, W, C], got rows of shape "
+                f"{tuple(input_shape[1:])}. For a table use SkipMlpEncoder and SkipMlpDecoder."
+            )
         channels = input_shape[-1] * self.patch**2
         for enter, stage in zip(self.enter, self.stages, strict=True):
             enter.build((None, None, None, channels))
@@ -108,7 +113,7 @@ class SkipConvDecoder(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        check_sizes(self, patch=patch)
+        _check(self, filters, blocks, patch)
         if filters[0] < patch**2:
             raise ValueError(
                 f"{type(self).__name__} shares the {filters[0]} filters of its first stage "
@@ -132,13 +137,19 @@ class SkipConvDecoder(keras.layers.Layer):
         """What the call needs of an encoder's states, computed once a row: a tuple [N, ...].
 
         Raises:
-          ValueError: the encoder has another number of stages.
+          ValueError: the encoder has another number of stages, or another patch.
         """
         inputs, *stages = states
         if len(stages) != len(self.of_state):
             raise ValueError(
                 f"{type(self).__name__} has {len(self.of_state)} stages, but the network "
                 f"whose states it reuses has {len(stages)}. Give both the same filters."
+            )
+        if -(-inputs.shape[1] // self.patch) != stages[0].shape[1]:
+            raise ValueError(
+                f"{type(self).__name__}.patch = {self.patch}, but the network whose states it "
+                f"reuses made {stages[0].shape[1]} rows of places from {inputs.shape[1]} rows "
+                f"of pixels. Give both the same patch."
             )
         pairs = zip(self.of_state, reversed(stages), strict=True)
         terms = [layer(self.activate(state)) for layer, state in pairs]
@@ -209,6 +220,13 @@ class SkipNetwork(keras.layers.Layer):
     def call(self, x):
         h, states = self.encoder(x)
         return self.decoder(self.middle(h), self.decoder.prepare(states))
+
+
+def _check(owner, filters, blocks, patch):
+    check_sizes(owner, patch=patch, **{f"filters[{i}]": f for i, f in enumerate(filters)})
+    check_counts(owner, blocks=blocks)
+    if not filters:
+        raise ValueError(f"{type(owner).__name__}.filters is empty: give a number a stage.")
 
 
 @tf.custom_gradient

@@ -76,6 +76,7 @@ class SkipMlpDecoder(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        check_sizes(self, hidden=hidden, depth=depth)
         self.first = keras.layers.Dense(hidden)
         self.of_h = [
             keras.layers.Dense(hidden, use_bias=False, kernel_initializer=small())

@@ -1,5 +1,6 @@
 """The commands as a user types them: what they write, and what they say when it is wrong."""
 
+import importlib.machinery
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from vae_arbcond import config, training
+from vae_arbcond.cli import common
 from vae_arbcond.data.sources import bundled_table
 
 IRIS = ["--gin_file=experiments/pm_iris.gin"]
@@ -186,6 +188,27 @@ def test_a_mistake_is_one_sentence_and_no_traceback(name, arguments, says, run_d
     assert "In call to configurable" not in done.stderr
     assert not (tmp_path / "o.csv").exists() and not (tmp_path / "n").exists()
     assert "TensorFlow" not in done.stderr and "000" not in done.stderr  # Its start-up notes.
+
+
+def test_completions_of_another_call_are_not_left_beside_the_new_table(
+    run_dir, holes, tmp_path
+):
+    (tmp_path / "filled_completions.csv").write_text("completion,row\n0,0\n")
+    asked = ["impute", f"--model={run_dir}", "--input=holes.csv", "--output=filled.csv"]
+    done = command(*asked, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "filled_completions.csv is there already" in done.stderr
+    assert not (tmp_path / "filled.csv").exists()
+
+
+def test_a_module_run_by_its_path_speaks_as_the_command_does():
+    code = "class RunError(RuntimeError): pass\nraise RunError('Ours.')"
+    space = {"__name__": "__main__"}
+    spec = importlib.machinery.ModuleSpec("vae_arbcond.cli.impute", None)
+    for known, told in ((spec, "Ours."), (None, "RunError: Ours. (ARBCOND_TRACEBACK")):
+        with pytest.raises(RuntimeError) as info:
+            exec(code, space | {"__spec__": known})
+        assert common._sentence(info.value).startswith(told)
 
 
 def test_the_input_is_never_overwritten(run_dir, holes, tmp_path):

@@ -122,6 +122,7 @@ def test_methods_around_one_model_answer_the_same_questions(splits):
         ("queryadaptiv", "Did you mean QueryAdaptive"),
         ("runs/none", "It is no directory and so no run"),
         ("PosteriorMatching", "needs more than a model"),
+        ("GAIN", "GAIN has no decoder to be given: it is trained whole"),
     ],
 )
 def test_an_unknown_method_is_named(splits, name, says):

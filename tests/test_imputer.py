@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vae_arbcond.conditioners import PosteriorMatching
+from vae_arbcond.conditioners import GAIN, PosteriorMatching
 from vae_arbcond.distributions import CholeskyGaussian, MixedColumns
 from vae_arbcond.imputer import complete_table
 from vae_arbcond.models import VAE
@@ -81,6 +81,16 @@ def test_each_missing_cell_has_its_error_bar(method_and_schema):
     for row in shares:
         assert {level for level, _ in row} <= {"A", "B", "0"}
         assert sum(float(p) for _, p in row) == pytest.approx(1.0, abs=0.01)
+
+
+def test_draws_that_say_nothing_of_the_uncertainty_give_no_error_bars(method_and_schema):
+    schema = method_and_schema[1]
+    method = GAIN(mlp((8,)), mlp((8,))).create_variables(DataSpec.of(schema))
+    gappy, holes = with_holes()
+    done = complete_table(method, schema, gappy, num_samples=2)
+    assert len(done.cells) == holes.sum() and done.cells["value"].notna().all()
+    told = done.cells[["stddev", "lower", "upper", "probabilities"]]
+    assert told.isna().all(axis=None)
 
 
 def test_a_wider_interval_holds_a_narrower_one(method_and_schema):

@@ -130,6 +130,15 @@ def test_all_missing_column_is_refused_at_fit_and_allowed_in_use(cells):
         assert not fitted(column).to_model(pd.DataFrame({"a": cells}))[1].any()
 
 
+def test_all_columns_without_a_value_are_named_at_once():
+    frame = pd.DataFrame({"ok": [1.5, 2.5], "void": np.nan, "hole": None})
+    message = raised(ValueError, TableSchema.infer, frame)
+    assert "Columns ['void', 'hole'] have no value" in message
+    assert "table_file.drop = ['void', 'hole']" in message
+    message = raised(ValueError, TableSchema.infer, frame[["void", "hole"]])
+    assert "No column has any value" in message and "table_file.missing" in message
+
+
 def test_column_without_a_value_in_the_training_rows_is_refused():
     frame = pd.DataFrame({"a": [np.nan, 1.0]})
     message = raised(ValueError, TableSchema.infer, frame, rows=np.array([True, False]))

@@ -104,6 +104,11 @@ def _around_model(name, conditioner, train):
     kind = inspect.unwrap(cls) if cls is not None else None
     if not (inspect.isclass(kind) and issubclass(kind, ArbitraryConditioner)):
         raise ValueError(_no_such(name))
+    if not issubclass(kind, LatentConditioner):
+        raise ValueError(
+            f"{name} has no decoder to be given: it is trained whole. Train it with "
+            f"arbcond-train and name its run directory."
+        )
     if not _has_model(conditioner):
         raise ValueError(
             f"{name} answers with the decoder of a latent-variable model, and the run's "

@@ -154,6 +154,16 @@ def evaluate(
         name = conditioner.estimator if own else str(likelihood)
         conditions["likelihood"] = f"{name}, nats"
     sentences = _sentences(mean, base, num_samples)
+    if not conditioner.draws_are_calibrated:
+        sentences.append(
+            f"Draws of {type(conditioner).__name__} differ far less than what is hidden may: "
+            f"they tell nothing of how far to trust its completions."
+        )
+    elif conditioner.feature_ndims == 1 and "coverage_90" not in mean:
+        sentences.append(
+            f"Whether its intervals cover what they should was not measured: that takes a "
+            f"column of numbers with {scoring.MIN_DISTINCT} different values in the test rows."
+        )
     for name, its_scores in others.items():
         sentences += _better_sentences(mean, name, its_scores)
     return Report(mean, spread, base, others, sentences, conditions)

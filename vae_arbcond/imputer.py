@@ -28,7 +28,8 @@ class CompletedTable:
         level of the index, "completion", counts them from 0.
       cells: a row for every cell that was missing: its `row` label and `column`, the `value`
         in `table`, `stddev`, `lower` and `upper` end of the interval (real columns) and
-        `probabilities` of the levels, likeliest first (categorical columns).
+        `probabilities` of the levels, likeliest first (categorical columns). All four are
+        empty for methods whose draws say nothing of them (`draws_are_calibrated`).
       filled: bool [N, D], columns in the schema's order; True = the cell was filled in.
     """
 
@@ -81,7 +82,13 @@ def complete_table(
         for table, draw in zip(tables, draws[spread(len(draws), num_samples)], strict=True):
             table.append(draw)
         summaries.append(
-            _summarise(schema, draws, missing[rows], intervals, frame.index[rows])
+            _summarise(
+                schema,
+                draws if conditioner.draws_are_calibrated else None,
+                missing[rows],
+                intervals,
+                frame.index[rows],
+            )
         )
     back = {"raw": frame, "unknown": unknown}
     table = schema.to_user(np.concatenate(points), **back)
@@ -103,9 +110,8 @@ def _places(missing, schema):
 
 
 def _summarise(schema, draws, missing, level, index) -> pd.DataFrame:
-    """A row for every missing cell, from draws [S, N, D] in the model's units."""
+    """A row for every missing cell, from draws [S, N, D] in the model's units, or None."""
     rows, columns = np.nonzero(missing)
-    cells = draws[:, rows, columns]  # [S, cells]
     records = {
         "row": np.asarray(index, dtype=object)[rows],
         "column": [schema.names[j] for j in columns],
@@ -114,6 +120,9 @@ def _summarise(schema, draws, missing, level, index) -> pd.DataFrame:
         "upper": np.full(len(rows), None, object),
         "probabilities": np.full(len(rows), None, object),
     }
+    if draws is None:
+        return pd.DataFrame(records)
+    cells = draws[:, rows, columns]  # [S, cells]
     for j, column in enumerate(schema.columns):
         here = np.flatnonzero(columns == j)
         if not len(here):

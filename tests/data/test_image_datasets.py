@@ -69,6 +69,13 @@ def load(built, **options):
     )
 
 
+def test_the_name_may_say_where_it_is_from_and_a_slip_is_told(built):
+    told = tfds_images("tfds:mnist", data_dir=str(built[0] / "built"), valid_rows=8)
+    np.testing.assert_array_equal(told.test.x, load(built).test.x)
+    with pytest.raises(ValueError, match=r"no images 'minst'.* Did you mean 'mnist'"):
+        tfds_images("minst")
+
+
 def as_set(images):
     return {image.tobytes() for image in images}
 
@@ -134,9 +141,14 @@ def test_antialiasing_averages_over_all_pixels(built):
         ({"crop": (2, 4)}, "crop is (top, left, height, width)"),
         ({"size": (0, 4)}, "size is (height, width)"),
         ({"binarise": 128}, "threshold in (0, 1)"),
-        ({"max_test_rows": 0}, "max_test_rows must be at least 1"),
+        ({"binarise": "half"}, "threshold in (0, 1), got 'half'"),
+        ({"size": 28}, "size is (height, width)"),
+        ({"size": (14.5, 14)}, "whole numbers of pixels; got (14.5, 14)"),
+        ({"crop": (0.0, 0, 10, 10)}, "whole numbers of pixels"),
+        ({"max_test_rows": 10.5}, "max_test_rows is a whole number of at least 1, got 10.5"),
+        ({"max_test_rows": 0}, "max_test_rows is a whole number of at least 1, got 0"),
         ({"valid_rows": TRAIN}, f"leaves none of the {TRAIN} training images"),
-        ({"valid_rows": -1}, "valid_rows must be at least 0"),
+        ({"valid_rows": -1}, "valid_rows is a whole number of at least 0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(built, options, words):

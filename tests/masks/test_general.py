@@ -258,6 +258,27 @@ class GinTest(tf.test.TestCase):
         with self.assertRaisesRegex(TypeError, "in a gin file @BernoulliMask\\(\\)"):
             gin.get_configurable("IntersectionMask")()
 
+    def test_texts_and_single_numbers_are_refused_by_name(self):
+        for make, says in (
+            (lambda: masks.BernoulliMask("0.5"), "BernoulliMask: observed_prob is a number"),
+            (lambda: masks.UniformCountMask("0"), "UniformCountMask: low is a number"),
+            (lambda: masks.CentreMask("1"), "CentreMask: side is a number; got '1'"),
+            (lambda: masks.RectangleMask(0.1, None), "max_hidden is a number; got None"),
+            (lambda: masks.FreeFormMask(strokes="no"), "strokes is True or False; got 'no'"),
+            (
+                lambda: masks.MixtureMask([masks.HalfMask()], 1.0),
+                r"MixtureMask: weights is a list, \(0.5, 0.5\) say; got 1.0",
+            ),
+            (lambda: masks.SelfMaskingMask(columns=3), "columns is a list, .* got 3"),
+            (lambda: masks.FixedRectanglesMask(size=128), "size is a list, .* got 128"),
+            (
+                lambda: masks.FixedRectanglesMask([(0.0, 0.0, 10.0, 10.0)]),
+                "each edge of a rectangle is a whole number",
+            ),
+        ):
+            with self.assertRaisesRegex(ValueError, says):
+                make()
+
     def test_names_are_registered_under_the_package(self):
         self.assertEqual(
             keras.saving.get_registered_name(masks.HalfMask), f"{registry.PACKAGE}>HalfMask"

@@ -82,10 +82,30 @@ class PatternMaskTest(MaskContract, tf.test.TestCase):
         self.assertGreater(edges(0.12), 1.5 * edges(0.06))
 
     def test_a_row_that_never_fits_keeps_its_nearest_draw(self):
-        # 3 x 3 pixels: 0.23 to 0.3 lies between 2 / 9 and 3 / 9.
+        def two_or_all_of_nine(seed):
+            two = tf.constant([[1, 1, 0], [0, 0, 0], [0, 0, 0]]) > 0
+            coins = irregular.uniform([4], seed)[:, tf.newaxis, tf.newaxis] < 0.5
+            return tf.where(coins, two, tf.ones_like(two))
+
         with mock.patch.object(irregular, "ATTEMPTS", 60):
-            hidden = (~draw(masks.PatternMask(1.0, 0.25, 0.23, 0.3), 4, 3, 3)).sum((1, 2))
-        self.assertAllEqual(hidden, [2, 2, 2, 2])  # 2 / 9 is 0.008 away, 3 / 9 is 0.033
+            hidden = irregular._until_within(
+                two_or_all_of_nine, 4, (3, 3), 0.3, 0.6, tf.constant([0, 1])
+            )
+        # 2 / 9 is nearer than 1. Never once in 60 throws: 4e-18.
+        self.assertAllEqual(hidden.numpy().sum((1, 2)), [2, 2, 2, 2])
+
+    def test_bounds_that_no_number_of_pixels_meets_are_refused(self):
+        for mask, size in (
+            (masks.PatternMask(1.0, 0.25, 0.23, 0.3), (3, 3)),  # between 2 / 9 and 3 / 9
+            (masks.PatternMask(), (1, 1)),
+            (masks.FreeFormMask(), (1, 1)),
+            (masks.FreeFormMask(0.25, 0.5), (2, 2)),  # 1 / 4 and 2 / 4 are out
+        ):
+            with self.assertRaisesRegex(ValueError, "no whole number of the . pixels"):
+                draw(mask, 2, *size)
+        self.assertAllEqual(
+            (~draw(masks.FreeFormMask(0.25, 0.75), 3, 2, 2)).sum((1, 2)), [2] * 3
+        )
 
     def test_wrong_arguments_are_refused(self):
         with self.assertRaisesRegex(ValueError, "resolution is how many random numbers"):

@@ -108,5 +108,7 @@ def _is_ours(error: BaseException) -> bool:
         return True
     while trace.tb_next is not None:
         trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "")
+    names = trace.tb_frame.f_globals
+    # Of a module run with python -m, whose own name is __main__, the specification knows it.
+    module = getattr(names.get("__spec__"), "name", None) or names.get("__name__", "")
     return isinstance(error, _FOR_USERS) and module.startswith("vae_arbcond")

@@ -74,6 +74,13 @@ def main(argv: list[str]) -> None:
                 f"--output={output} would write {path}, which is the input file; its gaps "
                 f"would be lost. Choose another name."
             )
+    stale = _beside(output, "completions")
+    if stale not in outputs and stale.exists():
+        raise ValueError(
+            f"{stale} is there already, of another call: without --num_samples it would stay "
+            f"beside the new {output}, as if it belonged to it. Remove it, choose another "
+            f"--output, or give --num_samples."
+        )
     run = runs.load_conditioner(_MODEL.value)
     if not isinstance(run.schema, TableSchema):
         raise runs.RunError(
@@ -110,6 +117,12 @@ def main(argv: list[str]) -> None:
         write_table(table, path, gaps, kept)
         print(f"{path}: {len(table)} rows")
     print(f"Filled {len(done.cells)} cells.")
+    if not run.conditioner.draws_are_calibrated:
+        print(
+            f"Draws of {type(run.conditioner).__name__} differ far less than what is hidden "
+            f"may, so {outputs[1]} has no intervals and no probabilities. Use another method "
+            f"where these matter."
+        )
     known = frame[list(run.schema.names)]
     for row, j in zip(*np.nonzero(done.filled & known.notna().to_numpy(bool)), strict=True):
         print(

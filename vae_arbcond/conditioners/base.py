@@ -125,6 +125,10 @@ class ArbitraryConditioner(Trainable):
             self._complete(x, observed, num_samples, seed),
         )
 
+    # Whether draws differ as much as what is hidden may. Where they do not, intervals and
+    # shares of draws would claim a certainty that the method does not have.
+    draws_are_calibrated = True
+
     @property
     def rows_at_once(self) -> int | None:
         """How many rows with seeds of their own the hooks take at once; see `over_rows`.

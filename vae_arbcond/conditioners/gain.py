@@ -38,8 +38,9 @@ class GAIN(ArbitraryConditioner):
     in units of log(1 + count): with `alpha` 10 that came nearer to VAEAC's Table 7 on boston
     than units of the range did.
 
-    A draw differs from the next by the noise in the holes alone. Its levels are those with the
-    largest output.
+    A draw differs from the next by the noise in the holes alone, far less than what is hidden
+    may: draws are not calibrated, and `complete_table` gives no intervals from them. Its
+    levels are those with the largest output.
 
     Args:
       generator: [x with noise in its holes, observed] -> h, a network. Narrow ones, of about
@@ -71,6 +72,8 @@ class GAIN(ArbitraryConditioner):
         self.generator, self.discriminator = generator, discriminator
         self.alpha, self.hint_rate = alpha, hint_rate
         self.cross_entropy, self.noise_scale = cross_entropy, noise_scale
+
+    draws_are_calibrated = False
 
     @property
     def rows_at_once(self):

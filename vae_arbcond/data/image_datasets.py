@@ -9,6 +9,7 @@ hold no other images, and keeps three equal channels of them.
 """
 
 import dataclasses
+import difflib
 import json
 import os
 import pathlib
@@ -108,8 +109,8 @@ def tfds_images(
     by `seed`; they do not depend on the limits. Rows are in the order of TFDS, which is mixed.
 
     Args:
-      name: mnist, fashion_mnist, omniglot, svhn_cropped or celeb_a. The last two have not been
-        built here, for want of their files.
+      name: mnist, fashion_mnist, omniglot, svhn_cropped or celeb_a, with "tfds:" before it or
+        without. The last two have not been built here, for want of their files.
       files_dir: folder with the original files, or with a folder `name` of them. Not looked
         at once the data set is built.
       data_dir: where TFDS keeps what it builds; None: its own default.
@@ -133,16 +134,19 @@ def tfds_images(
       FileNotFoundError: files are missing; the message says which, and where to get them.
       ConnectionError: they may be fetched, but their server does not answer.
     """
+    name = str(name).removeprefix("tfds:")
     if name not in NAMES:
-        raise ValueError(f"There are no images {name!r}; there are {list(NAMES)}.")
+        near = difflib.get_close_matches(name.lower(), NAMES, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"There are no images {name!r}; there are {list(NAMES)}.{hint}")
     limits = {"train": max_train_rows, "valid": max_valid_rows, "test": max_test_rows}
     for part, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise ValueError(f"tfds_images.max_{part}_rows must be at least 1, got {limit}.")
-    if valid_rows < 0:
-        raise ValueError(f"tfds_images.valid_rows must be at least 0, got {valid_rows}.")
-    if binarise is not None and not 0.0 < binarise < 1.0:
-        raise ValueError(f"tfds_images.binarise is a threshold in (0, 1), got {binarise}.")
+        if limit is not None:
+            _check_whole(f"max_{part}_rows", limit, 1)
+    _check_whole("valid_rows", valid_rows, 0)
+    number = isinstance(binarise, int | float) and not isinstance(binarise, bool)
+    if binarise is not None and not (number and 0.0 < binarise < 1.0):
+        raise ValueError(f"tfds_images.binarise is a threshold in (0, 1), got {binarise!r}.")
     folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     builder = _built(name, files_dir, folder, download, checksums)
     shape = builder.info.features["image"].shape
@@ -174,10 +178,7 @@ class _Change:
         """(H, W, C) of what comes out; refuses options that do not fit the images."""
         height, width, channels = shape
         if self.crop is not None:
-            if len(self.crop) != 4:
-                raise ValueError(
-                    f"tfds_images.crop is (top, left, height, width), got {self.crop}."
-                )
+            _check_wholes("crop", "(top, left, height, width)", 4, self.crop)
             top, left, tall, wide = self.crop
             fits = 0 <= top < top + tall <= height and 0 <= left < left + wide <= width
             if not fits:
@@ -188,7 +189,8 @@ class _Change:
                 )
             height, width = tall, wide
         if self.size is not None:
-            if len(self.size) != 2 or min(self.size) < 1:
+            _check_wholes("size", "(height, width), both at least 1", 2, self.size)
+            if min(self.size) < 1:
                 raise ValueError(
                     f"tfds_images.size is (height, width), both at least 1, got {self.size}."
                 )
@@ -207,6 +209,23 @@ class _Change:
         if self.binarise is not None:
             image = tf.cast(tf.cast(image, tf.float32) > 255.0 * self.binarise, tf.uint8)
         return image
+
+
+def _check_whole(option, value, least):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"tfds_images.{option} is a whole number of at least {least}, got {value!r}."
+        )
+
+
+def _check_wholes(option, meaning, count, values):
+    """Refuses what is not so many whole numbers."""
+    listed = isinstance(values, Sequence) and not isinstance(values, str)
+    whole = listed and all(isinstance(v, int) and not isinstance(v, bool) for v in values)
+    if not whole or len(values) != count:
+        raise ValueError(
+            f"tfds_images.{option} is {meaning}, whole numbers of pixels; got {values!r}."
+        )
 
 
 def published_files(name: str) -> dict[str, tuple[str, int, str]]:
@@ -279,7 +298,8 @@ def _check_files(name, found, checksums):
         if given is None and path.stat().st_size != size:
             raise ValueError(
                 f"{path} has {path.stat().st_size} bytes, but {file} of {name} has {size}; it "
-                f"is another file, or was cut: get it again."
+                f"is another file, or was cut: get it again. If it is meant to differ, say so "
+                f"with tfds_images.checksums, file name: sha256 of what you have."
             )
         own = sha256_of(path)
         if own != (given or digest).lower():
@@ -304,7 +324,7 @@ def _check_fetchable(name, missing, files_dir, data_dir, download):
     where = f"They are at {', '.join(missing.values())}."
     if name == "omniglot" or not download:
         fetch = (
-            ""
+            " (tfds_images.download plays no part: nothing fetches these)"
             if name == "omniglot"
             else ", or let TFDS fetch them: tfds_images.download = True"
         )

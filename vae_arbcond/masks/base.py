@@ -4,6 +4,7 @@ Draws are made from whole numbers of a named algorithm (Philox), so that a seed 
 eagerly, in a `tf.function` and compiled by XLA.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -81,8 +82,22 @@ def check_whole(name, argument, value, least=1):
         )
 
 
+def check_numbers(name, **values):
+    """Refuses what is not a number: a text out of a configuration, say."""
+    for argument, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name}: {argument} is a number; got {value!r}.")
+
+
+def check_sequence(name, argument, value, example):
+    """Refuses a single number where several are wanted."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"{name}: {argument} is a list, {example} say; got {value!r}.")
+
+
 def check_area(name, min_hidden, max_hidden):
     """Refuses bounds on a hidden fraction that leave no room between them."""
+    check_numbers(name, min_hidden=min_hidden, max_hidden=max_hidden)
     if not 0.0 <= min_hidden < max_hidden <= 1.0:
         raise ValueError(
             f"{name}: min_hidden and max_hidden are fractions of the image's area with "

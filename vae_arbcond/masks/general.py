@@ -10,6 +10,8 @@ from vae_arbcond.masks.base import (
     ROUNDING,
     MaskGenerator,
     check_call,
+    check_numbers,
+    check_sequence,
     choose,
     split,
     uniform,
@@ -31,6 +33,7 @@ class BernoulliMask:
     observed_prob: float = 0.5
 
     def __post_init__(self):
+        check_numbers("BernoulliMask", observed_prob=self.observed_prob)
         if not 0.0 <= self.observed_prob <= 1.0:
             raise ValueError(
                 f"BernoulliMask: observed_prob is the probability that a feature IS observed "
@@ -73,6 +76,7 @@ class UniformCountMask:
     all_observed: bool = False
 
     def __post_init__(self):
+        check_numbers("UniformCountMask", low=self.low, high=self.high)
         if not 0.0 <= self.low <= self.high <= 1.0:
             raise ValueError(
                 f"UniformCountMask: low and high are fractions of the features with "
@@ -123,6 +127,7 @@ class MixtureMask:
 
     def __post_init__(self):
         object.__setattr__(self, "generators", _check_generators(self))
+        check_sequence("MixtureMask", "weights", self.weights, "(0.5, 0.5)")
         object.__setattr__(self, "weights", tuple(self.weights))
         if len(self.weights) != len(self.generators):
             raise ValueError(

@@ -10,6 +10,8 @@ from vae_arbcond.masks.base import (
     ROUNDING,
     check_call,
     check_image,
+    check_numbers,
+    check_sequence,
     check_whole,
     choose,
     image_size,
@@ -43,6 +45,7 @@ class RectangleMask:
     max_hidden: float
 
     def __post_init__(self):
+        check_numbers("RectangleMask", min_hidden=self.min_hidden, max_hidden=self.max_hidden)
         if not 0.0 <= self.min_hidden <= self.max_hidden <= 1.0 or self.max_hidden == 0.0:
             raise ValueError(
                 f"RectangleMask: min_hidden and max_hidden are fractions of the image's area "
@@ -226,6 +229,7 @@ class CentreMask:
     side: float = 0.5
 
     def __post_init__(self):
+        check_numbers("CentreMask", side=self.side)
         if not 0.0 < self.side <= 1.0:
             raise ValueError(
                 f"CentreMask: side is the rectangle's side as a fraction of the image's and "
@@ -282,6 +286,13 @@ class FixedRectanglesMask:
     size: Sequence[int] = (128, 128)
 
     def __post_init__(self):
+        name = "FixedRectanglesMask"
+        check_sequence(name, "size", self.size, "(128, 128)")
+        check_sequence(name, "rectangles", self.rectangles, "((0, 0, 64, 128),)")
+        for rectangle in self.rectangles:
+            check_sequence(name, "each rectangle", rectangle, "(0, 0, 64, 128)")
+            for edge in rectangle:
+                check_whole(name, "each edge of a rectangle", edge, least=0)
         rectangles = tuple(tuple(rectangle) for rectangle in self.rectangles)
         object.__setattr__(self, "rectangles", rectangles)
         object.__setattr__(self, "size", tuple(self.size))

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae_arbcond.masks.base import (
+    ROUNDING,
     check_area,
     check_call,
     image_size,
@@ -34,7 +35,8 @@ class PatternMask:
     of its corner between them: a crop of an endless field. Bicubic is the kernel with
     a = -0.5 (Keys, 1981; that of Pillow).
 
-    A row that is out of bounds 1,000 times keeps the draw nearest to them.
+    A row that is out of bounds 1,000 times keeps the draw nearest to them. That takes seconds
+    a batch, so choose bounds that many draws of this density meet.
 
     Args:
       resolution: numbers a pixel: 0.06 for images of 64 x 64, 0.03 for 128 x 128.
@@ -65,6 +67,7 @@ class PatternMask:
         """See `MaskGenerator`; `present` is [B, H, W] with known H and W."""
         present, seed = check_call(x, present, seed)
         size = image_size(present, "PatternMask")
+        _check_room("PatternMask", size, self.min_hidden, self.max_hidden)
         batch = tf.shape(present)[0]
 
         height, width = (self._count(length) for length in size)
@@ -129,6 +132,8 @@ class FreeFormMask:
 
     def __post_init__(self):
         check_area("FreeFormMask", self.min_hidden, self.max_hidden)
+        if not isinstance(self.strokes, bool):
+            raise ValueError(f"FreeFormMask: strokes is True or False; got {self.strokes!r}.")
         if not 0.0 < self.min_brush <= self.max_brush <= 1.0:
             raise ValueError(
                 f"FreeFormMask: min_brush and max_brush are widths as fractions of the "
@@ -140,6 +145,7 @@ class FreeFormMask:
         """See `MaskGenerator`; `present` is [B, H, W] with known H and W."""
         present, seed = check_call(x, present, seed)
         height, width = size = image_size(present, "FreeFormMask")
+        _check_room("FreeFormMask", size, self.min_hidden, self.max_hidden)
         batch = tf.shape(present)[0]
         share = min(self.min_hidden + self.max_hidden, 1.0)
         most = [max(int(n * share), 1) for n in (10, 5, 20)]
@@ -188,6 +194,18 @@ class FreeFormMask:
         painted = tf.zeros([tf.shape(draws)[0], *size], tf.bool)
         _, painted = tf.while_loop(lambda i, _: i < most_used, paint, (0, painted))
         return painted
+
+
+def _check_room(name, size, low, high):
+    """Refuses images of which no whole number of pixels is a share within the bounds."""
+    pixels = size[0] * size[1]
+    least = math.floor(low * pixels + ROUNDING) + 1
+    if least >= high * pixels - ROUNDING:
+        raise ValueError(
+            f"{name}: no whole number of the {pixels} pixels of an image of {size[0]} x "
+            f"{size[1]} lies between min_hidden={low} and max_hidden={high}, both exclusive. "
+            f"Widen the bounds, or use larger images."
+        )
 
 
 def _until_within(propose, batch, size, low, high, seed):

@@ -15,7 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from vae_arbcond.masks.base import ROUNDING, check_call, check_whole, split, uniform
+from vae_arbcond.masks.base import (
+    ROUNDING,
+    check_call,
+    check_sequence,
+    check_whole,
+    split,
+    uniform,
+)
 from vae_arbcond.registry import register
 
 
@@ -55,6 +62,7 @@ class MissingAtRandomMask:
                     f"write ({always},)."
                 )
             return
+        check_sequence("MissingAtRandomMask", "always_observed", always, "(0, 2)")
         object.__setattr__(self, "always_observed", tuple(always))
         _check_columns("MissingAtRandomMask", "always_observed", self.always_observed)
 
@@ -117,6 +125,7 @@ class SelfMaskingMask:
     def __post_init__(self):
         _check_logistic(self)
         if self.columns is not None:
+            check_sequence("SelfMaskingMask", "columns", self.columns, "(0, 2)")
             object.__setattr__(self, "columns", tuple(self.columns))
             _check_columns("SelfMaskingMask", "columns", self.columns)
 

@@ -30,6 +30,32 @@ from vae_arbcond.schema.real import (
 )
 
 
+def check_some_value(frame: pd.DataFrame, rows: np.ndarray) -> None:
+    """Refuses columns of which no value is present in `rows`, bool [N]: all of them at once.
+
+    Raises:
+      ValueError: names them.
+    """
+    empty = [
+        name for name in frame.columns if not (~_cells.is_missing(frame[name]) & rows).any()
+    ]
+    if not empty:
+        return
+    where = "in the training rows" if not rows.all() else "in this table"
+    if len(empty) == frame.shape[1] > 1:
+        raise ValueError(
+            f"No column has any value {where}: it is a table of nothing but gaps. See whether "
+            f"what stands for a gap (table_file.missing) and the separator are right."
+        )
+    who, it = f"Columns {empty} have", "them"
+    if len(empty) == 1:
+        who, it = f"Column {empty[0]!r} has", "it"
+    raise ValueError(
+        f"{who} no value at all {where}, so nothing can be learnt about {it}; drop {it}: "
+        f"table_file.drop = {empty}, or frame.drop(columns={empty})."
+    )
+
+
 def infer_column(
     cells: pd.Series,
     name: str,
@@ -48,15 +74,8 @@ def infer_column(
       max_levels: more distinct levels are an error.
 
     Raises:
-      ValueError: nothing is present in `rows`, or the cells do not fit the kind.
+      ValueError: the cells do not fit the kind.
     """
-    present = ~_cells.is_missing(cells)
-    if not (present & rows).any():
-        where = "in the training rows" if not rows.all() else "in this table"
-        raise ValueError(
-            f"Column {name!r} has no value at all {where}, so nothing can be learnt about it; "
-            f"drop it: table_file.drop = [{name!r}], or frame.drop(columns=[{name!r}])."
-        )
     if isinstance(kind, list | tuple):
         return _given_levels(cells, name, kind)
     kind = kind or infer_kind(cells, name)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from vae_arbcond.schema import serialisation
 from vae_arbcond.schema.columns import KINDS, Column
-from vae_arbcond.schema.inference import infer_column
+from vae_arbcond.schema.inference import check_some_value, infer_column
 from vae_arbcond.schema.levels import Ordinal
 from vae_arbcond.schema.real import Count, Positive
 
@@ -87,6 +87,8 @@ class TableSchema:
                 f"rows must be bool [{len(frame)}] (True = use the row's values), got "
                 f"{rows.dtype} {list(rows.shape)}."
             )
+        inferred = [n for n in frame.columns if not isinstance(overrides.get(n), Column)]
+        check_some_value(frame[inferred], rows)
         columns = []
         for name in frame.columns:
             kind = overrides.get(name)

@@ -17,7 +17,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import tensorflow as tf
+import vaeac_pictures
 
 from vae_arbcond import networks, pictures, runs, training
 from vae_arbcond.conditioners import GAIN
@@ -71,15 +71,12 @@ def main():
         ).conditioner
     x, present = data.test.x[:DIGITS], data.test.present[:DIGITS]
     observed = mask(x, present, [0, 3]).numpy()
-    sheets = [sheet(method, x, observed)]
+    sheets = {"GAIN: draws": sheet(method, x, observed)}
     if options.vaeac:
-        sheets += [
-            np.ones([len(sheets[0]), 24]),
-            sheet(runs.load(options.vaeac).conditioner, x, observed),
-        ]
-    page = (255.0 * np.concatenate(sheets, 1)).round().astype(np.uint8)
-    options.png.write_bytes(tf.io.encode_png(page[..., np.newaxis]).numpy())
-    print(f"{options.png}: {time.process_time() - started:.0f} s of CPU time")
+        other = runs.load(options.vaeac).conditioner
+        sheets["VAEAC: draws"] = sheet(other, x, observed)
+    vaeac_pictures.write(options.png, sheets, 3 * 28)
+    print(f"{time.process_time() - started:.0f} s of CPU time")
 
 
 if __name__ == "__main__":

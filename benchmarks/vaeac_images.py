@@ -26,6 +26,7 @@ import gin
 import keras
 import numpy as np
 import tensorflow as tf
+import vaeac_pictures
 
 from vae_arbcond import config, models, optimizers, pictures, runs, training
 from vae_arbcond.conditioners import VAEAC, PredictiveLikelihood
@@ -364,36 +365,32 @@ def score_colour(arguments):
 
 
 def write_sheets(arguments, name, sheets):
-    """Sheets side by side as a PNG."""
-    gap = np.ones([sheets[0].shape[0], 24], np.float32)
-    page = np.concatenate([part for one in sheets for part in (one, gap)][:-1], 1)
-    page = (255.0 * page).round().astype(np.uint8)
-    path = arguments.json.parent / f"{name}.png"
-    path.write_bytes(tf.io.encode_png(page[..., np.newaxis], compression=9).numpy())
-    print(path, page.shape, path.stat().st_size, flush=True)
+    """{title: sheet} side by side as a PNG."""
+    vaeac_pictures.write(arguments.json.parent / f"{name}.png", sheets, 3 * 28)
 
 
 def draw_mnist(arguments):
     """Figures 1 and 8: Bernoulli means of VAEAC, then of GSNN, for draws of z."""
-    sheets = []
+    sheets = {}
     for name in ("vaeac", "gsnn"):
         method, splits = trained(name, arguments)
         x, observed, _ = question(splits.test.x[:10])
         means = method.impute_means(x, observed, 8, [0, 3])
-        sheets.append(pictures.inpainting_sheet(x, observed, means))
+        title = f"{name.upper()}: means, one for each draw of z"
+        sheets[title] = pictures.inpainting_sheet(x, observed, means)
     write_sheets(arguments, "vaeac_images_mnist", sheets)
 
 
 def draw_um(arguments):
     """Figure 12: draws of the Universal Marginalizer and of VAEAC for the same inputs."""
-    sheets = []
+    sheets = {}
     long = (arguments.runs / "um_30_epochs.trained.json").exists()
     for name in ("um_30_epochs" if long else "um", "vaeac"):
         method, splits = trained(name, arguments)
         x, observed, _ = question(splits.test.x[:10])
-        sheets.append(
-            pictures.inpainting_sheet(x, observed, method.impute(x, observed, 6, [0, 3]))
-        )
+        title = f"{name.split('_')[0].upper()}: draws"
+        draws = method.impute(x, observed, 6, [0, 3])
+        sheets[title] = pictures.inpainting_sheet(x, observed, draws)
     write_sheets(arguments, "vaeac_images_um", sheets)
 
 
@@ -402,7 +399,8 @@ def draw_omniglot(arguments):
     method, splits = trained("omniglot", arguments)
     x, observed, _ = question(splits.test.x[:1000:100], RectangleMask(0.25, 1.0))
     means = method.impute_means(x, observed, 8, [0, 3])
-    sheets = [pictures.inpainting_sheet(x, observed, means)]
+    title = "VAEAC: means, one for each draw of z"
+    sheets = {title: pictures.inpainting_sheet(x, observed, means)}
     write_sheets(arguments, "vaeac_images_omniglot", sheets)
 
 

@@ -28,8 +28,8 @@ import numpy as np
 import tensorflow as tf
 import vaeac_pictures
 
-from vae_arbcond import config, models, optimizers, pictures, runs, training
-from vae_arbcond.conditioners import VAEAC, PredictiveLikelihood
+from vae_arbcond import baselines, config, models, optimizers, pictures, runs, training
+from vae_arbcond.conditioners import VAEAC, MonteCarloLikelihood
 from vae_arbcond.data.density_tables import sha256_of
 from vae_arbcond.distributions import Bernoulli, DiagonalGaussian, DiscretizedLogistic
 from vae_arbcond.masks import HorizontalLineMask, RectangleMask
@@ -161,8 +161,12 @@ def train(name, arguments):
 
 def trained(name, arguments):
     """The conditioner of a finished run, and its test images x [N, 28, 28]."""
-    if not (arguments.runs / f"{name}.trained.json").exists():
+    done = arguments.runs / f"{name}.trained.json"
+    if not done.exists():
         sys.exit(f"{name} is not trained yet: vaeac_images.py train {name}")
+    lines = (arguments.runs / f"{name}.history.jsonl").read_text().splitlines()
+    losses = {"losses at the end": json.loads(lines[-1])}
+    keep(arguments, "trainings", name, json.loads(done.read_text()) | losses)
     load_config(name, arguments)
     splits = gin.get_configurable("tfds_images")()
     return runs.load(arguments.runs / name).conditioner, splits
@@ -214,7 +218,7 @@ def machine():
 
 def monte_carlo(method, count):
     """Eq. 17 with `count` samples, as `score` wants a function."""
-    likelihood = PredictiveLikelihood()
+    likelihood = MonteCarloLikelihood()
     return lambda x, o, t, i: likelihood(method, x, o, t, count, [i, 17]).value
 
 
@@ -281,18 +285,14 @@ def score_bayes(arguments):
     """Naive Bayes: every pixel for itself, with one success and one failure added."""
     load_config("vaeac", arguments)
     splits = gin.get_configurable("tfds_images")()
-    train = splits.train.x
-    p = (train.sum(0) + 1.0) / (len(train) + 2.0)
+    train = splits.train.x, splits.train.present
+    for label in ("whole", "hidden pixels"):
 
-    def log_p(x, features):
-        each = np.where(x > 0.5, np.log(p), np.log1p(-p))
-        return tf.constant(np.where(features, each, 0.0).sum((1, 2)))
-
-    everything = np.ones([28, 28], bool)
-    for label, what in (("whole", None), ("hidden pixels", 1)):
-
-        def function(x, observed, target, i, what=what):
-            return log_p(x.numpy(), everything if what is None else target.numpy())
+        def function(x, observed, target, i, label=label):
+            scored = target | (label == "whole")
+            return tf.constant(
+                baselines.naive_bayes_log_likelihood(*train, x.numpy(), scored.numpy())
+            )
 
         score(arguments, f"Naive Bayes, {label}", function, splits.test.x, 1000)
 

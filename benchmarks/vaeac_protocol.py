@@ -10,10 +10,13 @@ import pathlib
 import sys
 
 import numpy as np
-from sklearn import linear_model, metrics
+from sklearn import linear_model
+from sklearn.metrics import r2_score
 
+from vae_arbcond import baselines, metrics
 from vae_arbcond.data.pipeline import Dataset, Splits
 from vae_arbcond.schema import Categorical, Numeric, TableSchema
+from vae_arbcond.shapes import DataSpec
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 CATEGORICAL = ("mushroom", "zoo", "phishing_1353")
@@ -157,11 +160,7 @@ def split(table: Table, seed: int) -> Split:
 
 def point(draws: np.ndarray, levels) -> np.ndarray:
     """[S, N, D] -> [N, D]: the mean of numbers, the most frequent level, the first of ties."""
-    result = draws.mean(0)
-    for d in np.flatnonzero(levels):
-        votes = (draws[:, :, d, np.newaxis] == np.arange(levels[d])).sum(0)
-        result[:, d] = votes.argmax(-1)
-    return result
+    return baselines.completion(draws, DataSpec((len(levels),), levels=tuple(levels)))
 
 
 def imputation_error(part: Split, filled: np.ndarray, rows: np.ndarray) -> float:
@@ -172,23 +171,14 @@ def imputation_error(part: Split, filled: np.ndarray, rows: np.ndarray) -> float
       filled: [N, D], every row, imputed.
       rows: numbers of the rows that are scored.
     """
-    errors = []
-    for d in range(filled.shape[1] - 1):
-        known = part.table.full[:, d]
-        spread = np.nanstd(known) / _scale(part, d)
-        here = rows[part.scored[rows, d]]
-        if not len(here) or not spread:
-            continue  # A constant column: nothing to get wrong.
-        gap = filled[here, d] - part.x[here, d]
-        wrong = (
-            np.mean(gap != 0) if part.table.levels[d] else np.sqrt(np.mean(gap**2)) / spread
-        )
-        errors.append(wrong)
-    return float(np.mean(errors))
-
-
-def _scale(part, d):
-    return 1.0 if part.table.levels[d] else part.schema.columns[d].scale
+    spread = np.nanstd(part.table.full[:, :-1], 0)
+    varies = np.flatnonzero(spread)  # Of a constant column there is nothing to get wrong.
+    cells = np.ix_(rows, varies)
+    question = part.x[cells], filled[cells], part.scored[cells]
+    if part.table.categorical:
+        return metrics.pfc(*question)
+    scale = np.array([part.schema.columns[d].scale for d in varies])
+    return metrics.nrmse_mean(*question, spread[varies] / scale)
 
 
 def regression_score(part: Split, draws: np.ndarray) -> float:
@@ -214,7 +204,7 @@ def regression_score(part: Split, draws: np.ndarray) -> float:
     model.fit(np.concatenate(train), y_train)
     said = np.stack([model.predict(_design(rows, levels)) for rows in draws[:, part.test]])
     if not levels[-1]:
-        return float(metrics.r2_score(y_test, said.mean(0)))
+        return float(r2_score(y_test, said.mean(0)))
     voted = point(said[..., np.newaxis], (levels[-1],))[:, 0]
     return float(np.mean(voted == y_test))
 

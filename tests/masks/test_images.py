@@ -10,7 +10,7 @@ from scipy import stats
 from vae_arbcond import masks
 
 
-def rejection_distribution(height, width, min_hidden, max_hidden):
+def rejection_distribution(height, width, min_hidden, max_hidden, min_side=1):
     """{(top, bottom, left, right): probability} of redrawing two uniform corners.
 
     Redrawing until a pair is admissible makes every admissible pair equally probable.
@@ -20,7 +20,8 @@ def rejection_distribution(height, width, min_hidden, max_hidden):
     for y1, y2, x1, x2 in corners:
         top, bottom, left, right = min(y1, y2), max(y1, y2), min(x1, x2), max(x1, x2)
         area = (bottom - top + 1) * (right - left + 1) / (height * width)
-        if min_hidden - 1e-9 <= area <= max_hidden + 1e-9:
+        side = min(bottom - top, right - left) + 1
+        if min_hidden - 1e-9 <= area <= max_hidden + 1e-9 and side >= min_side:
             place = (top, bottom, left, right)
             places[place] = places.get(place, 0) + 1
     total = sum(places.values())
@@ -32,15 +33,20 @@ class RectangleMaskTest(MaskContract, tf.test.TestCase):
         return masks.RectangleMask(0.1, 0.6)
 
     def test_size_then_place_equals_redrawing_exactly(self):
-        for height, width, low, high in [(4, 5, 0.3, 1.0), (6, 3, 0.1, 0.6), (5, 5, 0, 0.2)]:
-            sizes, probs = masks.rectangle_sizes(height, width, low, high)
+        for height, width, *bounds in [
+            (4, 5, 0.3, 1.0),
+            (6, 3, 0.1, 0.6),
+            (5, 5, 0, 0.2),
+            (6, 5, 0, 0.7, 3),  # sides of at least three, VAEAC's way with faces
+        ]:
+            sizes, probs = masks.rectangle_sizes(height, width, *bounds)
             ours = {}
             for (rows, columns), prob in zip(sizes, probs, strict=True):
                 tops, lefts = range(height - rows + 1), range(width - columns + 1)
                 for top, left in itertools.product(tops, lefts):
                     place = (top, top + rows - 1, left, left + columns - 1)
                     ours[place] = prob / (len(tops) * len(lefts))
-            expected = rejection_distribution(height, width, low, high)
+            expected = rejection_distribution(height, width, *bounds)
             self.assertCountEqual(ours, expected)
             for place, prob in expected.items():
                 self.assertAlmostEqual(ours[place], prob, places=12)

@@ -39,10 +39,13 @@ class RectangleMask:
       min_hidden: least hidden fraction of the image's area, in [0, 1]. At least one pixel
         is always hidden.
       max_hidden: greatest hidden fraction, in (0, 1]. Both bounds are inclusive.
+      min_side: least height and least width, in pixels. VAEAC trains on faces of 128 x 128
+        with RectangleMask(0.0, 1.0, min_side=16).
     """
 
     min_hidden: float
     max_hidden: float
+    min_side: int = 1
 
     def __post_init__(self):
         check_numbers("RectangleMask", min_hidden=self.min_hidden, max_hidden=self.max_hidden)
@@ -52,12 +55,14 @@ class RectangleMask:
                 f"with 0 <= min_hidden <= max_hidden <= 1 and max_hidden > 0; got "
                 f"min_hidden={self.min_hidden}, max_hidden={self.max_hidden}."
             )
+        check_whole("RectangleMask", "min_side", self.min_side)
 
     def __call__(self, x, present, seed):
         """See `MaskGenerator`; `present` is [B, H, W] with known H and W."""
         present, seed = check_call(x, present, seed)
         height, width = image_size(present, "RectangleMask")
-        sizes, probs = rectangle_sizes(height, width, self.min_hidden, self.max_hidden)
+        bounds = self.min_hidden, self.max_hidden, self.min_side
+        sizes, probs = rectangle_sizes(height, width, *bounds)
         size_seed, row_seed, column_seed = split(seed, 3)
         size = tf.gather(tf.constant(sizes), choose(probs, tf.shape(present)[0], size_seed))
         hidden_rows = random_run(height, size[:, 0], row_seed)
@@ -66,7 +71,7 @@ class RectangleMask:
         return tf.ensure_shape(~hidden, present.shape)
 
 
-def rectangle_sizes(height, width, min_hidden, max_hidden):
+def rectangle_sizes(height, width, min_hidden, max_hidden, min_side=1):
     """Sizes of the rectangle between two uniform corners, given bounds on its area.
 
     Of the height**2 pairs of rows, `height` give 1 row and 2 * (height - h + 1) give h > 1
@@ -77,6 +82,7 @@ def rectangle_sizes(height, width, min_hidden, max_hidden):
       width: of the image, in pixels.
       min_hidden: least area, as a fraction of the image's; inclusive.
       max_hidden: greatest area; inclusive.
+      min_side: least number of rows and of columns.
 
     Returns:
       sizes: int32 [K, 2], the (rows, columns) of each admissible size.
@@ -93,10 +99,12 @@ def rectangle_sizes(height, width, min_hidden, max_hidden):
     rows, columns = np.arange(1, height + 1), np.arange(1, width + 1)
     area = np.outer(rows, columns) / (height * width)
     within = (area >= min_hidden - ROUNDING) & (area <= max_hidden + ROUNDING)
+    within &= np.minimum.outer(rows, columns) >= min_side
     if not within.any():
         raise ValueError(
             f"RectangleMask: no rectangle of whole pixels covers between {min_hidden} and "
-            f"{max_hidden} of an image of {height} x {width} pixels. Widen the bounds."
+            f"{max_hidden} of an image of {height} x {width} pixels with sides of at least "
+            f"{min_side}. Widen the bounds."
         )
     weights = np.outer(pairs(height), pairs(width))[within]
     sizes = np.argwhere(within).astype(np.int32) + 1

@@ -273,7 +273,7 @@ class GinTest(tf.test.TestCase):
             (lambda: masks.FixedRectanglesMask(size=128), "size is a list, .* got 128"),
             (
                 lambda: masks.FixedRectanglesMask([(0.0, 0.0, 10.0, 10.0)]),
-                "each edge of a rectangle is a whole number",
+                "a rectangle is .*, whole numbers with 0 <= top",
             ),
         ):
             with self.assertRaisesRegex(ValueError, says):

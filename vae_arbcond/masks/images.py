@@ -299,8 +299,6 @@ class FixedRectanglesMask:
         check_sequence(name, "rectangles", self.rectangles, "((0, 0, 64, 128),)")
         for rectangle in self.rectangles:
             check_sequence(name, "each rectangle", rectangle, "(0, 0, 64, 128)")
-            for edge in rectangle:
-                check_whole(name, "each edge of a rectangle", edge, least=0)
         rectangles = tuple(tuple(rectangle) for rectangle in self.rectangles)
         object.__setattr__(self, "rectangles", rectangles)
         object.__setattr__(self, "size", tuple(self.size))
@@ -313,11 +311,13 @@ class FixedRectanglesMask:
         height, width = self.size
         for rectangle in rectangles:
             top, left, bottom, right = rectangle if len(rectangle) == 4 else (0, 0, 0, 0)
-            if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+            whole = all(isinstance(edge, int) for edge in rectangle)
+            fits = whole and 0 <= top < bottom <= height and 0 <= left < right <= width
+            if not fits:
                 raise ValueError(
-                    f"FixedRectanglesMask: a rectangle is (top, left, bottom, right) with "
-                    f"0 <= top < bottom <= {height} and 0 <= left < right <= {width}; got "
-                    f"{rectangle}."
+                    f"FixedRectanglesMask: a rectangle is (top, left, bottom, right), whole "
+                    f"numbers with 0 <= top < bottom <= {height} and 0 <= left < right <= "
+                    f"{width}; got {rectangle}."
                 )
 
     def __call__(self, x, present, seed):

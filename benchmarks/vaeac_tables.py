@@ -27,7 +27,8 @@ import vaeac_protocol as protocol
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 NETWORKS = ("vaeac", "gsnn", "nn")
-METHODS = (*NETWORKS, "mixture", "mice", "missforest", "gain")
+GIN = {"vaeac_gin": "models/table_vaeac.gin", "gain": "models/table_gain.gin"}
+METHODS = (*NETWORKS, "mixture", "mice", "missforest", *GIN)
 IMPUTATIONS = 10
 
 
@@ -50,15 +51,18 @@ def of_mixture(part, seed):
     return draws, {"components": int(method.fitted or 0)}, filled
 
 
-def of_gain(part, seed):
-    """Ten imputations by GAIN as `gin/experiments/gain_table.gin` configures it."""
+def of_gin(models, part, seed):
+    """Ten imputations by a method as its experiment in `gin/` configures it.
+
+    VAEAC's are means of the decoder, as those of `of_network`; GAIN has draws only.
+    """
     import gin
 
     from vae_arbcond import config, training
     from vae_arbcond.masks import BernoulliMask
 
     with tempfile.TemporaryDirectory() as folder:
-        config.load(["models/table_gain.gin", "training/default.gin"], [])
+        config.load([models, "training/default.gin"], [])
         run = training.train(
             str(pathlib.Path(folder) / "run"),
             data=part.data(seed),
@@ -68,7 +72,9 @@ def of_gain(part, seed):
         )
         gin.clear_config()
     x = np.where(part.seen, part.x, 0.0).astype(np.float32)
-    draws = run.conditioner.impute(x, part.seen, IMPUTATIONS, [seed, 1]).numpy()
+    method = run.conditioner
+    impute = getattr(method, "impute_means", method.impute)
+    draws = impute(x, part.seen, IMPUTATIONS, [seed, 1]).numpy()
     return draws, {"best_step": run.metrics["stages"]["training"]["best_step"]}
 
 
@@ -89,8 +95,8 @@ def cell(part, seed, method, fitter):
     filled = None
     if method in NETWORKS:
         draws, told = of_network(part, seed, fitter)
-    elif method == "gain":
-        draws, told = of_gain(part, seed)
+    elif method in GIN:
+        draws, told = of_gin(GIN[method], part, seed)
     elif method == "mixture":
         draws, told, filled = of_mixture(part, seed)
     else:

@@ -109,6 +109,22 @@ def test_a_useless_model_is_called_useless():
     assert "log_likelihood_per_feature" not in report.scores
 
 
+def test_draws_that_say_nothing_and_a_coverage_that_was_not_measured_are_told():
+    splits = gaussian_splits()
+
+    class Sure(Constant):
+        draws_are_calibrated = False
+
+    method = Sure()
+    method.build_for(splits.train.spec)
+    report = evaluation.evaluate(method, splits, BernoulliMask(0.5), 100)
+    assert "tell nothing of how far to trust" in str(report)
+    few = gaussian_splits(40)  # Ten test rows: no column has 50 different values.
+    report = evaluation.evaluate(exact_method(few), few, BernoulliMask(0.5), 100)
+    assert "what they should was not measured" in str(report)
+    assert "tell nothing" not in str(report)
+
+
 def test_categories_are_scored_by_the_most_frequent_level():
     frame = pd.DataFrame({"kind": ["a", "b", "b", "b"] * 50, "v": np.arange(200.0)})
     splits = make_splits(Source("kinds", frame), seed=0)

@@ -357,7 +357,7 @@ ARGUMENTS = {
         "weights": (1.0, 2.0),
     },
     "IntersectionMask": {"generators": (masks.BernoulliMask(0.3), masks.CentreMask(0.4))},
-    "RectangleMask": {"min_hidden": 0.1, "max_hidden": 0.6},
+    "RectangleMask": {"min_hidden": 0.1, "max_hidden": 0.6, "min_side": 2},
     "HalfMask": {"sides": ("left", "top")},
     "HorizontalLineMask": {"height": 2},
     "SquareMask": {"size": 3},

@@ -130,6 +130,7 @@ class Baseline:
 
     def __init__(self, name: str, train: Dataset, seed: int = 0):
         self.spec, self.feature_ndims = train.spec, 1
+        self.draws_are_calibrated = name != "missforest"  # It has one answer.
         self.draw = fit(name, train.x, train.present, train.spec, seed)
 
     def impute_and_complete(self, x, observed, num_samples, seed):

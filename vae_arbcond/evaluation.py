@@ -156,8 +156,8 @@ def evaluate(
     sentences = _sentences(mean, base, num_samples)
     if not conditioner.draws_are_calibrated:
         sentences.append(
-            f"Draws of {type(conditioner).__name__} differ far less than what is hidden may: "
-            f"they tell nothing of how far to trust its completions."
+            "Its draws differ far less than what is hidden may: they tell nothing of how far "
+            "to trust its completions."
         )
     elif conditioner.feature_ndims == 1 and "coverage_90" not in mean:
         sentences.append(

@@ -156,17 +156,14 @@ def train(name, arguments):
         "cpu_seconds": json.loads(lines[-1])["cpu_seconds"],
     }
     done.write_text(json.dumps(facts, indent=1))
+    keep(arguments, "trainings", name, facts | {"losses at the end": json.loads(lines[-1])})
     keras.config.set_dtype_policy("float32")
 
 
 def trained(name, arguments):
     """The conditioner of a finished run, and its test images x [N, 28, 28]."""
-    done = arguments.runs / f"{name}.trained.json"
-    if not done.exists():
+    if not (arguments.runs / f"{name}.trained.json").exists():
         sys.exit(f"{name} is not trained yet: vaeac_images.py train {name}")
-    lines = (arguments.runs / f"{name}.history.jsonl").read_text().splitlines()
-    losses = {"losses at the end": json.loads(lines[-1])}
-    keep(arguments, "trainings", name, json.loads(done.read_text()) | losses)
     load_config(name, arguments)
     splits = gin.get_configurable("tfds_images")()
     return runs.load(arguments.runs / name).conditioner, splits

@@ -7,8 +7,8 @@ The protocol is in `vaeac_protocol.py`, the networks in `vaeac_networks.py`, the
 figures in `vaeac_paper.py`, the data in ../shared/data. Every cell (table, method, split) is
 added to the JSON file as soon as it is there; what the file has is not run again without
 --again, so a run can be interrupted and goes on where it was; networks of other settings than
-today's are. --small completes a small
-Gaussian table with the library's own configuration and compares with what is best.
+today's are. --small completes a small Gaussian table with the library's own configuration and
+compares with what is best.
 """
 
 import argparse

@@ -70,21 +70,22 @@ def complete_table(
         raise ValueError(f"intervals is a probability between 0 and 1, got {intervals}.")
     x, present = schema.to_model(frame, unknown=unknown, extra="ignore")
     missing = ~present
+    calibrated = conditioner.draws_are_calibrated
+    count = max(num_samples, SUMMARY_DRAWS) if calibrated else num_samples
     tables = [[] for _ in range(num_samples)]
     points, summaries = [], []
     for start in range(0, len(x), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         part = [tf.constant(x[rows]), tf.constant(present[rows])]
         points.append(conditioner.complete(*part, SUMMARY_DRAWS, [seed, 1]).numpy())
-        draws = conditioner.impute(
-            *part, max(num_samples, SUMMARY_DRAWS), [seed, 2 + start // ROWS_AT_ONCE]
-        ).numpy()
+        draws_seed = [seed, 2 + start // ROWS_AT_ONCE]
+        draws = conditioner.impute(*part, count, draws_seed).numpy()
         for table, draw in zip(tables, draws[spread(len(draws), num_samples)], strict=True):
             table.append(draw)
         summaries.append(
             _summarise(
                 schema,
-                draws if conditioner.draws_are_calibrated else None,
+                draws if calibrated else None,
                 missing[rows],
                 intervals,
                 frame.index[rows],
